@@ -1,0 +1,59 @@
+"""Parameters of the frozen base model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..fields import parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The model that is trained on."""
+
+    checkpoint: str = parameter(
+        help="The checkpoint that the LoRA is trained on: a file name in the models folder, or a"
+        " path. Use the one that you generate with, or its ancestor: a LoRA works best on the"
+        " model it was trained on and on models derived from it.",
+        cure="give the name or path of a checkpoint file",
+        aliases=("model", "pretrained_model_name_or_path"),
+    )
+    vae: str = parameter(
+        "",
+        title="VAE",
+        help="Another VAE file that turns the pictures into latents. Empty: the checkpoint's own."
+        " Change it only when you also generate with that VAE.",
+    )
+    clip_skip: int = parameter(
+        1,
+        minimum=1,
+        maximum=12,
+        help="Take the text encoder's output this many layers before its end; 1 is the last layer."
+        " Use the number that you generate with: 1 for photographic SD1 models, usually 2 for"
+        " anime models.",
+        title="CLIP skip",
+    )
+    base_precision: str = parameter(
+        "fp32",
+        choices=("model", "fp32", "bf16", "fp16"),
+        help="Precision in which the frozen model computes. fp32 is exact and works everywhere;"
+        " bf16 (RTX 30 and newer) and fp16 halve the memory and are faster on a GPU. model: the"
+        " precision in which the checkpoint's weights are stored.",
+        aliases=("train_model_precision", "mixed_precision"),
+    )
+    vae_precision: str = parameter(
+        "fp32",
+        title="VAE precision",
+        choices=("fp32", "bf16", "fp16"),
+        help="Precision in which the VAE encodes the pictures, once before training. Leave it at"
+        " fp32 unless memory is short: in fp16 the SDXL VAE can give black pictures.",
+        aliases=("train_VAE_precision",),
+    )
+    prediction_type: str = parameter(
+        "auto",
+        choices=("auto", "epsilon", "v_prediction"),
+        help="What the model predicts: the noise (epsilon) or the velocity (v_prediction). auto"
+        " finds out from the checkpoint. Set it only when detection is wrong, which shows as a"
+        " loss that does not fall and grey or burnt pictures.",
+        aliases=("model_v_pred", "v_parameterization"),
+    )

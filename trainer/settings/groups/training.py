@@ -1,0 +1,103 @@
+"""Parameters of the training loop and of the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..fields import parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How long and in what portions."""
+
+    steps: int = parameter(
+        1000,
+        minimum=1,
+        maximum=10_000_000,
+        unit="steps",
+        help="How many times the weights are changed. More learns more, until the LoRA copies its"
+        " pictures. 500 to 2000 for a character of 10 to 30 pictures, 2000 to 5000 for a style.",
+        aliases=("train_iterations", "iterations", "max_train_steps"),
+    )
+    batch_size: int = parameter(
+        2,
+        minimum=1,
+        maximum=1024,
+        help="Pictures that are learnt from together in one step. Larger is steadier but takes"
+        " more memory and time per step. 1 to 4.",
+        aliases=("train_batch_size",),
+    )
+    gradient_accumulation_steps: int = parameter(
+        1,
+        title="Gradient accumulation",
+        minimum=1,
+        maximum=1024,
+        help="Batches that are gathered before the weights are changed: the effect of a batch this"
+        " many times as large, for more time instead of more memory. Usually 1.",
+    )
+    max_grad_norm: float = parameter(
+        1.0,
+        minimum=0,
+        maximum=1_000_000,
+        help="Longest step that one batch may ask for; longer gradients are shortened to it. It"
+        " keeps an odd picture from spoiling the training. Usually 1; 0 switches it off.",
+    )
+    gradient_checkpointing: bool = parameter(
+        False,
+        help="Compute parts of the model twice instead of remembering them: much less memory, about"
+        " a third more time. Switch it on when memory runs out.",
+        aliases=("use_gradient_checkpointing",),
+    )
+    seed: int = parameter(
+        -1,
+        minimum=-1,
+        maximum=2**32 - 1,
+        help="Start of the random numbers. The same seed and settings give the same LoRA. -1 draws"
+        " one and records it.",
+        aliases=("train_seed",),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """How its error is measured."""
+
+    loss: str = parameter(
+        "MSE",
+        choices=("MSE", "L1", "Smooth-L1"),
+        help="Measure of the error. MSE is the usual one; L1 and Smooth-L1 give less weight to"
+        " large errors, as in pictures that do not fit the rest.",
+        aliases=("train_loss_function", "loss_type"),
+    )
+    min_snr_gamma: float = parameter(
+        5.0,
+        title="Min-SNR gamma",
+        minimum=0,
+        maximum=1000,
+        help="Gives less weight to timesteps with little noise, so that all levels of detail are"
+        " learnt evenly. 5 is usual, lower is stronger, 0 switches it off.",
+        aliases=("train_snr_gamma", "snr_gamma"),
+    )
+    min_timestep: int = parameter(
+        0,
+        minimum=0,
+        maximum=999,
+        help="Lowest noise level that is trained; 0 is nearly the finished picture. Raise it, for"
+        " example to 500, to learn composition and shape but not texture.",
+        aliases=("train_min_timesteps",),
+    )
+    max_timestep: int = parameter(
+        1000,
+        minimum=1,
+        maximum=1000,
+        help="Noise levels below this are trained; 1000 is pure noise. Lower it, for example to"
+        " 400, to learn style and texture but not composition.",
+        aliases=("train_max_timesteps",),
+    )
+    fixed_timesteps_in_batch: bool = parameter(
+        False,
+        help="Use one noise level for the whole batch instead of one for each picture. Usually"
+        " off.",
+        aliases=("train_fixed_timsteps_in_batch", "train_fixed_timesteps_in_batch"),
+    )
