@@ -1,0 +1,305 @@
+"""The queue and its history in one SQLite file: whatever happens to the process, it is intact."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import BadInput, Problem
+from .job import FINISHED, LIVE, PENDING, Job, JobState, Progress, free_name
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    position INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    method TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    state TEXT NOT NULL,
+    resume INTEGER NOT NULL DEFAULT 0,
+    phase TEXT NOT NULL DEFAULT '',
+    done INTEGER NOT NULL DEFAULT 0,
+    total INTEGER NOT NULL DEFAULT 0,
+    loss REAL,
+    left_s REAL,
+    created_s REAL NOT NULL,
+    started_s REAL,
+    finished_s REAL,
+    files TEXT NOT NULL DEFAULT '[]',
+    notes TEXT NOT NULL DEFAULT '[]',
+    error TEXT NOT NULL DEFAULT ''
+)
+"""
+_INTERRUPTED = "the program ended while this job ran"
+
+
+class JobStore:
+    """Jobs by id, in the order in which they run; safe to share between threads and processes.
+
+    Every method that takes an id raises `BadInput` when there is no such job, or when the job's
+    state does not allow what is asked; nothing is changed then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, made with its folder where absent.
+
+        Raises:
+            BadInput: the file cannot be opened, is not a queue, or is one of a newer version.
+        """
+        self.path = path
+        self._guard = threading.RLock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                path, timeout=10.0, isolation_level=None, check_same_thread=False
+            )
+        except (OSError, sqlite3.Error) as error:
+            cure = "check that its folder can be written"
+            raise BadInput([Problem(str(path), f"cannot be opened: {error}", cure)]) from error
+        self._connection.row_factory = sqlite3.Row
+        try:
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            cure = "rename the file; an empty queue is made in its place"
+            raise BadInput([Problem(str(path), f"no readable queue: {error}", cure)]) from error
+        except BadInput:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        with self._guard:
+            self._connection.close()
+
+    # ---------------------------------------------------------------- reading
+
+    def jobs(self, states: Collection[JobState] = tuple(JobState)) -> list[Job]:
+        """All jobs in one of `states`: those that ran first, then the queue in its order."""
+        wanted = {state.value for state in states}
+        with self._guard:
+            rows = self._connection.execute("SELECT * FROM jobs ORDER BY position").fetchall()
+        return [_job(row) for row in rows if row["state"] in wanted]
+
+    def get(self, job_id: int) -> Job:
+        with self._guard:
+            row = self._connection.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        if row is None:
+            raise BadInput([_problem(job_id, "there is no such job", "reload the list")])
+        return _job(row)
+
+    # ---------------------------------------------------------------- the user's changes
+
+    def add(self, settings: Mapping[str, object]) -> Job:
+        """Queues a job behind the others; its name and method are those of the settings.
+
+        Raises:
+            BadInput: a pending job writes the same output and `overwrite` is not set; the cure
+                proposes a free name.
+        """
+        with self._transaction():
+            name, method = self._accept(settings)
+            cursor = self._connection.execute(
+                "INSERT INTO jobs (position, name, method, settings, state, created_s)"
+                " VALUES ((SELECT COALESCE(MAX(position), 0) + 1 FROM jobs), ?, ?, ?, ?, ?)",
+                (name, method, _dump(settings), JobState.QUEUED.value, time.time()),
+            )
+            return self.get(int(cursor.lastrowid or 0))
+
+    def edit(self, job_id: int, settings: Mapping[str, object]) -> Job:
+        """Replaces the settings of a job that waits for its first run."""
+        with self._transaction():
+            job = self._get_in(job_id, {JobState.QUEUED}, "duplicate it and edit the copy")
+            if job.resume:
+                what = "it goes on from a saved state, which needs the settings as they were"
+                raise BadInput([_problem(job_id, what, "duplicate it and edit the copy")])
+            name, method = self._accept(settings, but=job_id)
+            self._set(job_id, name=name, method=method, settings=_dump(settings))
+            return self.get(job_id)
+
+    def duplicate(self, job_id: int) -> Job:
+        """Queues a copy of any job, under a free name."""
+        with self._transaction():
+            job = self.get(job_id)
+            return self.add({**job.settings, "name": self.propose(job.name)})
+
+    def move(self, job_id: int, place: int) -> None:
+        """Makes a waiting job the one at `place` (0 = next to run); beyond the end means last."""
+        with self._transaction():
+            self._get_in(job_id, {JobState.QUEUED}, "only waiting jobs have a place in the queue")
+            rows = self._connection.execute(
+                "SELECT id, position FROM jobs WHERE state = ? ORDER BY position",
+                (JobState.QUEUED.value,),
+            ).fetchall()
+            order = [row["id"] for row in rows if row["id"] != job_id]
+            order.insert(max(0, place), job_id)
+            for row, moved in zip(rows, order, strict=True):
+                self._set(moved, position=row["position"])
+
+    def remove(self, job_id: int) -> None:
+        """Forgets a job; the files that it wrote stay."""
+        with self._transaction():
+            self._get_in(job_id, set(JobState) - LIVE, "stop it first")
+            self._connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+
+    def clear(self, states: Collection[JobState] = FINISHED) -> int:
+        """Forgets all jobs in `states` that no worker has in hand; returns how many."""
+        with self._transaction():
+            gone = [job.id for job in self.jobs(set(states) - LIVE)]
+            self._connection.executemany("DELETE FROM jobs WHERE id = ?", [(i,) for i in gone])
+            return len(gone)
+
+    def requeue(self, job_id: int, *, resume: bool) -> Job:
+        """Queues an interrupted, failed or cancelled job again, behind the others.
+
+        Args:
+            job_id: the job, which keeps its id and settings.
+            resume: go on from the last state that the job saved, not from the beginning.
+        """
+        again = {JobState.INTERRUPTED, JobState.FAILED, JobState.CANCELLED}
+        with self._transaction():
+            job = self._get_in(job_id, again, "duplicate it to run it once more")
+            self._accept(job.settings, but=job_id)
+            last = self._connection.execute("SELECT MAX(position) FROM jobs").fetchone()[0]
+            self._set(job_id, position=last + 1, state=JobState.QUEUED.value, resume=int(resume))
+            self._set(job_id, phase="", done=0, total=0, loss=None, left_s=None)
+            self._set(job_id, started_s=None, finished_s=None, error="")
+            return self.get(job_id)
+
+    def propose(self, name: str) -> str:
+        """`name`, or the first of `name-2` ... that no pending job writes."""
+        return free_name(name, [job.name for job in self.jobs(PENDING)])
+
+    # ---------------------------------------------------------------- the worker's changes
+
+    def claim_next(self) -> Job | None:
+        """Marks the first waiting job as running and returns it; None when none waits."""
+        with self._transaction():
+            waiting = self.jobs({JobState.QUEUED})
+            if not waiting:
+                return None
+            self._set(waiting[0].id, state=JobState.RUNNING.value, started_s=time.time())
+            return self.get(waiting[0].id)
+
+    def set_paused(self, job_id: int, paused: bool) -> None:
+        with self._transaction():
+            self._get_in(job_id, LIVE, "start it first")
+            self._set(job_id, state=(JobState.PAUSED if paused else JobState.RUNNING).value)
+
+    def record(
+        self,
+        job_id: int,
+        progress: Progress,
+        files: Collection[Path] = (),
+        notes: Collection[str] = (),
+    ) -> None:
+        """Replaces a live job's progress, and its lists of files and notes, by these."""
+        with self._transaction():
+            self._get_in(job_id, LIVE, "start it first")
+            self._set(job_id, phase=progress.phase, done=progress.done, total=progress.total)
+            self._set(job_id, loss=progress.loss, left_s=progress.left_s)
+            self._set(job_id, files=_dump([str(file) for file in files]), notes=_dump(list(notes)))
+
+    def finish(self, job_id: int, state: JobState, error: str = "") -> None:
+        """Ends a live job as `state`."""
+        with self._transaction():
+            self._get_in(job_id, LIVE, "start it first")
+            self._set(job_id, state=state.value, finished_s=time.time(), error=error)
+            self._set(job_id, left_s=None)
+
+    def recover(self) -> list[Job]:
+        """Marks every live job as interrupted; returns them.
+
+        Only for the holder of the queue's lock: nobody else can be running them then.
+        """
+        with self._transaction():
+            lost = self.jobs(LIVE)
+            for job in lost:
+                self._set(job.id, state=JobState.INTERRUPTED.value, finished_s=time.time())
+                self._set(job.id, error=_INTERRUPTED, left_s=None)
+            return [self.get(job.id) for job in lost]
+
+    # ---------------------------------------------------------------- inside
+
+    def _prepare(self) -> None:
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        with self._transaction():
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                self._connection.execute(_SCHEMA)
+                self._connection.execute(f"PRAGMA user_version = {_VERSION}")
+            elif version != _VERSION:
+                what = f"a queue of version {version}; this program knows version {_VERSION}"
+                cure = "update Trainyard, or rename the file to begin with an empty queue"
+                raise BadInput([Problem(str(self.path), what, cure)])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing, and alone among all processes; may be nested."""
+        with self._guard:
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._connection.rollback()
+                raise
+            self._connection.commit()
+
+    def _accept(self, settings: Mapping[str, object], but: int | None = None) -> tuple[str, str]:
+        """The name and method of `settings`, whose output no other pending job writes."""
+        absent = [key for key in ("name", "method") if not settings.get(key)]
+        if absent:
+            raise BadInput([Problem(key, "missing", "a job needs it") for key in absent])
+        name, method = str(settings["name"]), str(settings["method"])
+        others = [job.name for job in self.jobs(PENDING) if job.id != but]
+        proposal = free_name(name, others)
+        if proposal != name and not settings.get("overwrite"):
+            what = f"another job in the queue already writes {name!r}"
+            raise BadInput([Problem("name", what, f"use {proposal!r}, or set overwrite")])
+        return name, method
+
+    def _get_in(self, job_id: int, states: Collection[JobState], cure: str) -> Job:
+        job = self.get(job_id)
+        if job.state not in states:
+            raise BadInput([_problem(job_id, f"{job.name!r} is {job.state.value}", cure)])
+        return job
+
+    def _set(self, job_id: int, **values: object) -> None:
+        columns = ", ".join(f"{column} = ?" for column in values)
+        self._connection.execute(
+            f"UPDATE jobs SET {columns} WHERE id = ?", (*values.values(), job_id)
+        )
+
+
+def _job(row: sqlite3.Row) -> Job:
+    return Job(
+        id=row["id"],
+        name=row["name"],
+        method=row["method"],
+        settings=json.loads(row["settings"]),
+        state=JobState(row["state"]),
+        resume=bool(row["resume"]),
+        progress=Progress(row["phase"], row["done"], row["total"], row["loss"], row["left_s"]),
+        created_s=row["created_s"],
+        started_s=row["started_s"],
+        finished_s=row["finished_s"],
+        files=tuple(Path(file) for file in json.loads(row["files"])),
+        notes=tuple(json.loads(row["notes"])),
+        error=row["error"],
+    )
+
+
+def _dump(value: object) -> str:
+    return json.dumps(dict(value) if isinstance(value, Mapping) else value, ensure_ascii=False)
+
+
+def _problem(job_id: int, what: str, cure: str) -> Problem:
+    return Problem(f"job {job_id}", what, cure)
