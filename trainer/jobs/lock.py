@@ -1,0 +1,71 @@
+"""A lock between processes: whoever works on a queue holds its file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import BadInput, Problem
+
+if sys.platform == "win32":
+    import msvcrt
+
+    _FAR_BYTE = 1 << 30
+    """Windows lets nobody read a locked byte, so one far behind the text is locked."""
+
+    def _lock(file: BinaryIO) -> None:
+        file.seek(_FAR_BYTE)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: BinaryIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class QueueLock:
+    """The right to run a queue's jobs; the operating system takes it back from a dead process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+
+    @property
+    def held(self) -> bool:
+        return self._file is not None
+
+    def acquire(self) -> None:
+        """Takes the lock at once or not at all; taking it twice changes nothing.
+
+        Raises:
+            BadInput: another worker, in this process or another, holds it.
+        """
+        if self._file is not None:
+            return
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.fdopen(descriptor, "r+b")
+        try:
+            _lock(file)
+        except OSError:
+            file.seek(0)
+            holder = file.read(20).decode("ascii", "replace").strip()
+            file.close()
+            who = f"process {holder}" if holder else "another process"
+            cure = "let it finish or stop it there, then start again"
+            raise BadInput(
+                [Problem(str(self._path), f"{who} is already working on this queue", cure)]
+            ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()).encode("ascii"))
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        """Gives the lock back; without one, changes nothing."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
