@@ -1,0 +1,149 @@
+"""Small models with random weights, in the layouts of SD1, SD2 and SDXL, and full-size ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from trainer.networks.network import Network
+from trainer.networks.targets import Target, find_targets
+from trainer.settings.groups import BLOCKS
+
+XL_BLOCKS = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+}
+FULL_UNETS = {
+    "sd1": {"cross_attention_dim": 768, "attention_head_dim": 8},
+    "sd2": {
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+    },
+    "sdxl": {
+        **XL_BLOCKS,
+        "block_out_channels": (320, 640, 1280),
+        "transformer_layers_per_block": (1, 2, 10),
+        "attention_head_dim": (5, 10, 20),
+        "cross_attention_dim": 2048,
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+SMALL_UNETS = {
+    "sd1": {
+        "block_out_channels": (32, 32, 64, 64),
+        "cross_attention_dim": 32,
+        "attention_head_dim": 4,
+    },
+    "sd2": {
+        "block_out_channels": (32, 32, 64, 64),
+        "cross_attention_dim": 32,
+        "attention_head_dim": (2, 2, 4, 4),
+        "use_linear_projection": True,
+    },
+    "sdxl": {
+        **XL_BLOCKS,
+        "block_out_channels": (32, 32, 64),
+        "transformer_layers_per_block": (1, 1, 2),
+        "attention_head_dim": (2, 2, 4),
+        "cross_attention_dim": 64,
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 80,
+    },
+}
+
+
+def text_config(width: int, layers: int, heads: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        projection_dim=width,
+        vocab_size=100 if width < 100 else 49408,
+        bos_token_id=98,
+        eos_token_id=99,
+    )
+
+
+@dataclass
+class Model:
+    """The modules of one checkpoint."""
+
+    family: str
+    unet: UNet2DConditionModel
+    text_encoders: list[nn.Module]
+
+    def targets(self, convolutions: bool = False, **chosen: object) -> list[Target]:
+        chosen = {"blocks": BLOCKS, **chosen}
+        return find_targets(
+            self.unet,
+            self.text_encoders,
+            family=self.family,
+            convolutions=convolutions,
+            **chosen,  # type: ignore[arg-type]
+        )
+
+    def network(self, kind: str = "lierla", **size: object) -> Network:
+        size = {"rank": 4, "alpha": 2.0, **size}
+        targets = self.targets(convolutions=kind != "lierla")
+        return Network(targets, kind, **size)  # type: ignore[arg-type]
+
+    def noise_pred(self, seed: int = 0, requires_grad: bool = False) -> torch.Tensor:
+        """The UNet's output for a fixed random input [2, 4, 16, 8]."""
+        drawn = torch.Generator().manual_seed(seed)
+        latents = torch.randn(2, 4, 16, 8, generator=drawn)
+        states = torch.randn(2, 7, self.unet.config.cross_attention_dim, generator=drawn)
+        added = {}
+        if self.family == "sdxl":
+            pooled = torch.randn(2, 32, generator=drawn)
+            sizes = torch.tensor([[64.0, 32, 0, 0, 64, 32]] * 2)
+            added = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
+        steps = torch.tensor([10, 900])
+        with torch.set_grad_enabled(requires_grad):
+            return self.unet(latents, steps, states, **added).sample
+
+    def text_states(self, which: int = 0) -> torch.Tensor:
+        ids = torch.tensor([[98, *range(1, 40), 99]])
+        with torch.no_grad():
+            return self.text_encoders[which](ids).last_hidden_state
+
+
+def small_model(family: str) -> Model:
+    torch.manual_seed(1)
+    unet = UNet2DConditionModel(sample_size=16, **SMALL_UNETS[family])
+    encoders: list[nn.Module] = [CLIPTextModel(text_config(32, 3, 4))]
+    if family == "sdxl":
+        encoders.append(CLIPTextModelWithProjection(text_config(32, 4, 4)))
+    for module in (unet, *encoders):
+        module.requires_grad_(False).eval()
+    return Model(family, unet, encoders)
+
+
+def full_model(family: str) -> Model:
+    """The full-size module tree on the meta device: every name and shape, no memory."""
+    sizes = {
+        "sd1": [(768, 12, 12)],
+        "sd2": [(1024, 23, 16)],
+        "sdxl": [(768, 12, 12), (1280, 32, 20)],
+    }
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**FULL_UNETS[family])
+        encoders: list[nn.Module] = [CLIPTextModel(text_config(*size)) for size in sizes[family]]
+    return Model(family, unet, encoders)
+
+
+def trained(network: Network, seed: int = 3, size: float = 0.05) -> Network:
+    """The network as if it had been trained: no weight is zero."""
+    drawn = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += size * torch.randn(weight.shape, generator=drawn).to(weight)
+    return network
