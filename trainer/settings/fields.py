@@ -12,6 +12,7 @@ from ..errors import Problem
 from .values import (
     BadValueError,
     Value,
+    is_blank,
     read_bool,
     read_choice,
     read_choices,
@@ -65,9 +66,9 @@ class Parameter:
         Raises:
             BadValueError: the value cannot be used.
         """
-        if self.optional and (raw is None or raw == ""):
+        if self.optional and is_blank(raw):
             return None
-        if self.required and (raw is None or raw == ""):
+        if self.required and is_blank(raw):
             raise BadValueError("is missing", self.cure or "give it")
         value = self._typed(raw)
         for number in value if self.kind == "size" else (value,):  # type: ignore[union-attr]

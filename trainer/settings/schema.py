@@ -13,7 +13,7 @@ from .fields import Parameter, declared, parameter
 from .groups import GROUPS
 from .methods import METHODS
 from .migrate import SETTINGS_VERSION, VERSION_KEY, migrate
-from .values import BadValueError, Value, listed, proposal, read_choice, shown
+from .values import BadValueError, Value, as_json, listed, proposal, read_choice, shown
 
 __all__ = [
     "PARAMETERS",
@@ -75,7 +75,7 @@ class JobSettings:
 
     def as_dict(self) -> dict[str, object]:
         """As one flat JSON object, which `parse` reads back to an equal job."""
-        values = {name: _json(value) for name, value in self.values.items()}
+        values = {name: as_json(value) for name, value in self.values.items()}
         return {VERSION_KEY: SETTINGS_VERSION, "method": self.method, **values}
 
     def replace(self, **values: object) -> JobSettings:
@@ -128,7 +128,7 @@ def check(raw: Mapping[str, object]) -> tuple[dict[str, object], tuple[Problem, 
         The usable values as JSON, and the problems of the rest.
     """
     method, given, problems = _read(raw, partial=True)
-    values = {name: _json(value) for name, value in given.items()}
+    values = {name: as_json(value) for name, value in given.items()}
     return ({"method": method} if method else {}) | values, (*problems, *broken_rules(given))
 
 
@@ -168,7 +168,8 @@ def ours(foreign: str) -> str:
 
     Remarks in brackets, as in TrainTrain's `image_size(height, width)`, do not count.
     """
-    return ALIASES.get(foreign.partition("(")[0].strip(), "")
+    plain = foreign.partition("(")[0].strip()
+    return plain if plain in PARAMETERS else ALIASES.get(plain, "")
 
 
 def _unknown(name: str, method: str) -> Problem:
@@ -181,10 +182,6 @@ def _unknown(name: str, method: str) -> Problem:
     return Problem(name if name.isprintable() else shown(name), "unknown", cure)
 
 
-def _json(value: Value) -> object:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def listing() -> list[dict[str, object]]:
     """Every parameter as JSON values, for `python -m trainer schema`, forms and other tools."""
     rows = []
@@ -192,5 +189,5 @@ def listing() -> list[dict[str, object]]:
         row = {f.name: getattr(one, f.name) for f in dataclasses.fields(one)}
         row["type"] = row.pop("kind")
         del row["check"], row["cure"]
-        rows.append({key: _json(value) for key, value in row.items()})
+        rows.append({key: as_json(value) for key, value in row.items()})
     return rows

@@ -41,6 +41,16 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def as_json(value: Value) -> object:
+    """A value as JSON knows it: tuples become lists."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def is_blank(raw: object) -> bool:
+    """Whether a field was left empty."""
+    return raw is None or (isinstance(raw, str) and not raw.strip())
+
+
 def proposal(word: str, known: Sequence[str]) -> str:
     """The known word that was probably meant, or an empty text."""
     folded = {name.casefold(): name for name in known}

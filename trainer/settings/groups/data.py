@@ -38,13 +38,13 @@ class DataSettings:
     )
     bucket_step_px: int = parameter(
         256,
-        minimum=8,
+        minimum=0,
         maximum=2048,
         multiple_of=8,
         unit="px",
-        help="Pictures of other shapes go into frames whose sides differ from the image size by"
-        " multiples of this. Smaller steps crop less of each picture but make more frames, and so"
-        " more batches that are not full. 64 to 256.",
+        help="Pictures of other shapes go into frames whose sides are multiples of this. Smaller"
+        " steps crop less of each picture but make more frames, and so more batches that are not"
+        " full. 64 to 256; 0 crops every picture to the image size.",
         aliases=("image_buckets_step", "bucket_reso_steps"),
     )
     min_length_px: int = parameter(
@@ -52,8 +52,8 @@ class DataSettings:
         minimum=8,
         maximum=8192,
         unit="px",
-        help="No frame has a side shorter than this, apart from those of the image size itself."
-        " Lower it to let small or long pictures keep their shape, for example to 256.",
+        help="Shortest side of the smaller frames, which sub images and pictures that must not be"
+        " enlarged go into. Lower it, for example to half the image size, when you use either.",
         aliases=("image_min_length", "min_bucket_reso"),
     )
     max_ratio: float = parameter(
