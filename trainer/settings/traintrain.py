@@ -1,0 +1,114 @@
+"""Import of TrainTrain's presets.
+
+Such a file is one JSON object of that tool's parameter names (known here as aliases), its values
+mostly texts, with `mode`, `model`, `vae` and two prompts beside them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import BadInput, Problem
+from .checks import broken_rules
+from .methods import METHODS
+from .schema import PARAMETERS, ours
+from .values import BadValueError, Value, as_json, listed, proposal, read_bool, shown
+
+LOSES_NOTHING = frozenset(
+    {
+        "mode",  # becomes the method
+        "2nd pass",  # reported where use_2nd_pass_settings switches it on
+        "use_2nd_pass_settings",
+        "logging_verbose",  # the log is complete anyway
+        "save_as_json",  # every result carries its settings anyway
+        "network_train_text_encoder",  # TrainTrain never reads it
+    }
+)
+NEUTRAL: Mapping[str, float] = {"diff_alt_ratio": 1.0}
+"""Values other than empty, off and 0 that change nothing."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of a foreign preset."""
+
+    values: dict[str, object]
+    """A preset of ours."""
+    lost: tuple[Problem, ...]
+    """What could not be taken over, each by its name in the foreign file."""
+
+
+def is_traintrain(raw: Mapping[str, object]) -> bool:
+    """Whether an object is a preset of TrainTrain rather than one of ours."""
+    return "method" not in raw and "mode" in raw and any("train_iterations" in key for key in raw)
+
+
+def import_traintrain(raw: Mapping[str, object]) -> Imported:
+    """Turn a TrainTrain preset into one of ours.
+
+    An empty value there means the default, so it is left out here; a value that only Trainyard
+    has no use for is reported when it would have had an effect.
+
+    Raises:
+        BadInput: its mode is none of our methods.
+    """
+    method = _method(raw.get("mode"))
+    values: dict[str, Value] = {}
+    foreign_names: dict[str, str] = {}
+    lost: list[Problem] = []
+    for key, foreign in raw.items():
+        name = ours(key)
+        if key in LOSES_NOTHING or _says_nothing(key, foreign, known=bool(name)):
+            continue
+        if not name or name == "method" or method not in PARAMETERS[name].methods:
+            cure = f"{METHODS[method].title} has no such parameter here"
+            lost.append(Problem(key, f"{shown(foreign)} was not taken over", cure))
+            continue
+        try:
+            values[name] = PARAMETERS[name].read(_translated(key, foreign))
+            foreign_names[name] = key
+        except BadValueError as refused:
+            lost.append(Problem(key, f"{refused.what}; not taken over", refused.cure))
+    second_pass = "use_2nd_pass_settings"
+    if not _says_nothing(second_pass, raw.get(second_pass), known=False):
+        lost.append(Problem("2nd pass", "was not taken over", "set it by hand"))
+    for problem in broken_rules(values):
+        values.pop(problem.where, None)
+        what = f"{problem.what}; not taken over"
+        lost.append(Problem(foreign_names[problem.where], what, problem.cure))
+    flat = {name: as_json(value) for name, value in values.items()}
+    return Imported({"method": method, **flat}, tuple(lost))
+
+
+def _method(mode: object) -> str:
+    known = {alias: name for name, info in METHODS.items() for alias in info.aliases}
+    if isinstance(mode, str):
+        for alias, name in known.items():
+            if alias.casefold() == mode.strip().casefold():
+                return name
+    close = proposal(mode, tuple(known)) if isinstance(mode, str) else ""
+    cure = f"did you mean {close}?" if close else f"known: {listed(tuple(known))}"
+    raise BadInput([Problem("mode", f"{shown(mode)} cannot be imported", cure)])
+
+
+def _says_nothing(key: str, foreign: object, *, known: bool) -> bool:
+    """Whether leaving a value out changes nothing."""
+    if foreign is None or foreign == "" or (key == "vae" and foreign in ("None", "Automatic")):
+        return True
+    number: object = foreign
+    if isinstance(foreign, str) and re.fullmatch(r"[0-9.]+", foreign):
+        number = float(foreign) if foreign.count(".") <= 1 and foreign != "." else foreign
+    if key == "train_textencoder_learning_rate":  # its 0 means: as the learning rate
+        return number == 0
+    return not known and (number in (0, False, "False", "false") or number == NEUTRAL.get(key))
+
+
+def _translated(key: str, foreign: object) -> object:
+    """A value in our words, where they differ from TrainTrain's."""
+    if key == "model" and isinstance(foreign, str):
+        return re.sub(r"\s*\[[0-9a-f]+\]$", "", foreign)  # the webui appends a short hash
+    if key == "model_v_pred":
+        return "v_prediction" if read_bool(foreign) else "auto"
+    return foreign
