@@ -76,3 +76,21 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot be written"):
         write_object(tmp_path / "file" / "job.json", {})
+
+
+def test_a_file_is_replaced_at_once_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "job.json"
+    write_object(path, {"rank": 4})
+    seen = {}
+    replace = Path.replace
+
+    def watched(source: Path, target: Path) -> None:
+        seen["new"], seen["old"] = read_object(source), read_object(target)
+        replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    write_object(path, {"rank": 8})
+    assert seen == {"new": {"rank": 8}, "old": {"rank": 4}}
+    assert read_object(path) == {"rank": 8}

@@ -99,7 +99,7 @@ def test_unambiguous_values_are_accepted(name: str, raw: object, value: object) 
         ("rank", None, "null is not a number", "number"),
         ("rank", "9" * 5000, "not a finite number", "number"),
         ("steps", -5, "-5 is below", "1 to"),
-        ("steps", 10**400, "is above", "1 to"),
+        ("steps", 10**400, "is above the largest value 10000000", "1 to"),
         ("learning_rate", "0,0001", '"0,0001" is not a number', "point"),
         ("learning_rate", float("nan"), "not a finite number", "number"),
         ("learning_rate", "1e999", "not a finite number", "number"),

@@ -103,10 +103,10 @@ class Parameter:
 
     def _check_bounds(self, raw: object, number: float) -> None:
         if self.minimum is not None and number < self.minimum:
-            what = f"{shown(raw)} is below the smallest value {self.minimum:g}"
+            what = f"{shown(raw)} is below the smallest value {_plain(self.minimum)}"
             raise BadValueError(what, self.cure or f"use {self.bounds()}")
         if self.maximum is not None and number > self.maximum:
-            what = f"{shown(raw)} is above the largest value {self.maximum:g}"
+            what = f"{shown(raw)} is above the largest value {_plain(self.maximum)}"
             raise BadValueError(what, self.cure or f"use {self.bounds()}")
         if self.multiple_of and number % self.multiple_of:
             nearest = max(self.multiple_of, round(number / self.multiple_of) * self.multiple_of)
