@@ -1,0 +1,208 @@
+"""The command line: `python -m trainer train|check|schema`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from tqdm import tqdm
+
+from .control import Control, Request
+from .errors import BadInput, Problem, TrainyardError
+from .events import Event, Notice, PhaseProgress, PhaseStarted, Saved, StepDone
+from .settings.files import read_object
+from .settings.schema import JobSettings, listing, parse
+from .settings.traintrain import is_traintrain
+
+DONE, FAILED, BAD_INPUT, CANCELLED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: see DONE, FAILED, BAD_INPUT, CANCELLED."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        status: int = options.command(options)
+    except BadInput as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return BAD_INPUT
+    except TrainyardError as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=function)
+        return command
+
+    for command in (
+        add("train", _train, "Train what a job file describes."),
+        add("check", _check, "Report every problem of a job, or what it will do."),
+    ):
+        command.add_argument("job", metavar="JOB.json", type=Path)
+        command.add_argument(
+            "--set",
+            metavar="NAME=VALUE",
+            action="append",
+            default=[],
+            help="change a parameter; may be given several times",
+        )
+        command.add_argument("--models", type=Path, default=Path("models"), help="checkpoints")
+        command.add_argument("--out", type=Path, default=Path("outputs"), help="results")
+        command.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
+        if command.prog.endswith("check"):
+            command.add_argument(
+                "--quick", action="store_true", help="do not measure memory and time of a step"
+            )
+    add("schema", _schema, "Print every parameter as JSON.")
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    settings = read_job(options.job, options.set)
+    from .hosts.standalone import StandaloneHost
+    from .run import run_job
+
+    host = StandaloneHost(options.models, options.out, options.device)
+    control = Control()
+    with _progress() as show, _interruptible(control):
+        outcome = run_job(settings, host, control=control, sink=show)
+    return DONE if outcome.request is Request.CONTINUE else CANCELLED
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = read_job(options.job, options.set)
+    from .hosts.standalone import StandaloneHost
+    from .measure import measure_step
+    from .plan import make_plan
+
+    host = StandaloneHost(options.models, options.out, options.device)
+    plan = make_plan(settings, host)
+    print(f"checkpoint  {settings.values['checkpoint']} ({plan.model_title})")
+    if plan.images:
+        print(f"pictures    {len(plan.images)}, {len(plan.views)} samples an epoch")
+        for (height, width), count in sorted(plan.frames.items()):
+            print(f"  {height} x {width} px  {count} samples")
+    print(f"steps       {plan.steps}, {plan.epochs} epochs")
+    print(f"file        {plan.output_file}")
+    for step, path in plan.save_points.items():
+        print(f"  at step {step}: {path.name}")
+    for warning in plan.warnings:
+        print(f"warning     {warning}")
+    if not options.quick:
+        cost = measure_step(settings, plan, host)
+        print(f"trained     {cost.trained_parameters:,} weights")
+        if cost.peak_mb is not None:
+            print(f"memory      {cost.peak_mb:,.0f} MB at the peak, measured")
+        total_s = cost.seconds_per_step * plan.steps
+        print(f"time        {cost.seconds_per_step:.2f} s a step, {total_s / 60:.1f} min in all")
+    return DONE
+
+
+def _schema(options: argparse.Namespace) -> int:
+    del options
+    print(json.dumps(listing(), indent=2, ensure_ascii=False))
+    return DONE
+
+
+def read_job(path: Path, changes: Sequence[str] = ()) -> JobSettings:
+    """Reads a job file and applies `NAME=VALUE` changes to it.
+
+    Raises:
+        BadInput: with every problem of file and parameters.
+    """
+    raw = read_object(path)
+    if is_traintrain(raw):
+        raise BadInput(
+            [
+                Problem(
+                    str(path),
+                    "is a preset of TrainTrain, not a job",
+                    "import it as a preset and save that as a job",
+                )
+            ]
+        )
+    problems = []
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            problems.append(Problem("--set", f"{change!r} has no =", "write NAME=VALUE"))
+        raw[name.strip()] = value
+    if problems:
+        raise BadInput(problems)
+    return parse(raw)
+
+
+@contextlib.contextmanager
+def _interruptible(control: Control) -> Iterator[None]:
+    """Ctrl-C saves and ends; a second one ends without saving; a third one at once."""
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if control.request is Request.CONTINUE:
+            print("\nStopping after this step and saving. Again: stop without saving.", flush=True)
+            control.stop_and_save()
+        elif control.request is Request.STOP_AND_SAVE:
+            control.stop()
+        else:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(CANCELLED) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Bars:
+    """A sink that shows one bar for the phase that runs."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[None] | None = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, PhaseStarted):
+            self.close()
+            if event.total:
+                self.bar = tqdm(total=event.total, desc=event.title, dynamic_ncols=True)
+            else:
+                print(event.title, flush=True)
+        elif isinstance(event, PhaseProgress) and self.bar is not None:
+            self.bar.update(event.done - self.bar.n)
+        elif isinstance(event, StepDone) and self.bar is not None:
+            self.bar.set_postfix_str(f"loss {event.smoothed_loss:.4f}", refresh=False)
+            self.bar.update(event.step - self.bar.n)
+        elif isinstance(event, Saved):
+            tqdm.write(f"Saved {event.path}")
+        elif isinstance(event, Notice):
+            tqdm.write(event.text)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[_Bars]:
+    bars = _Bars()
+    try:
+        yield bars
+    finally:
+        bars.close()

@@ -1,0 +1,58 @@
+"""The requests that reach a running job from another thread, honoured between two steps."""
+
+from __future__ import annotations
+
+import enum
+import threading
+
+
+class Request(enum.Enum):
+    """What the job should do at its next step boundary."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+    STOP_AND_SAVE = "stop_and_save"
+
+
+class Control:
+    """A job's remote control: written by any thread, read by the job's own.
+
+    A request to stop is final; the gentler `stop_and_save` may still be sharpened to `stop`.
+    """
+
+    def __init__(self) -> None:
+        self._request = Request.CONTINUE
+        self._running = threading.Event()
+        self._running.set()
+
+    @property
+    def request(self) -> Request:
+        return self._request
+
+    @property
+    def paused(self) -> bool:
+        return not self._running.is_set()
+
+    def stop(self) -> None:
+        """Ends the job at the next step; nothing more is saved."""
+        self._request = Request.STOP
+        self._running.set()
+
+    def stop_and_save(self) -> None:
+        """Ends the job at the next step and saves what it has learned."""
+        if self._request is Request.CONTINUE:
+            self._request = Request.STOP_AND_SAVE
+        self._running.set()
+
+    def pause(self) -> None:
+        """Holds the job at its next step boundary until `resume` or a stop."""
+        if self._request is Request.CONTINUE:
+            self._running.clear()
+
+    def resume(self) -> None:
+        self._running.set()
+
+    def checkpoint(self) -> Request:
+        """Called by the job between two steps: waits while paused, then says how to go on."""
+        self._running.wait()
+        return self._request

@@ -1,0 +1,42 @@
+"""Typed errors.  Whatever a user can cause derives from `TrainyardError`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class TrainyardError(Exception):
+    """An error whose message is meant for the user."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with what the user gave: where, what, and the cure."""
+
+    where: str
+    """The parameter's name, or the file's path."""
+    what: str
+    cure: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f" - {self.cure}" if self.cure else "")
+
+
+class BadInput(TrainyardError):
+    """What the user gave cannot be used; carries every problem at once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+class MissingDependency(TrainyardError):
+    """A package that is needed for what the user chose is not installed."""
+
+    def __init__(self, package: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package}, which is not installed"
+            f" - run: pip install {package}"
+        )
+        self.package = package

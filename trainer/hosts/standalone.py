@@ -1,0 +1,160 @@
+"""The host without a webui: checkpoints from a folder, results into another."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ..diffusion.schedule import PredictionType
+from ..errors import BadInput, Problem
+from ..models.checkpoint import EXTENSIONS, legacy_hash, read_tensors, sha256
+from ..models.detect import detect
+from ..models.families import Family
+from ..models.ldm_names import VAE_PREFIX
+from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model
+from ..settings.groups import ModelSettings
+
+log = logging.getLogger(__name__)
+
+Tensors = dict[str, torch.Tensor]
+
+
+class StandaloneHost:
+    """Reads checkpoints from `models_dir` (or from a path) and writes to `output_dir`."""
+
+    def __init__(self, models_dir: Path, output_dir: Path, device: str | None = None) -> None:
+        self.models_dir = models_dir
+        self._output_dir = output_dir
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    @property
+    def output_dir(self) -> Path:
+        return self._output_dir
+
+    @property
+    def log_dir(self) -> Path:
+        return self._output_dir / "logs"
+
+    def checkpoints(self) -> list[Path]:
+        """Every checkpoint file below `models_dir`, sorted."""
+        return sorted(
+            path
+            for path in self.models_dir.rglob("*")
+            if path.suffix.lower() in EXTENSIONS and path.is_file()
+        )
+
+    def check_model(self, settings: ModelSettings) -> str:
+        """See `Host.check_model`."""
+        tensors = read_tensors(self._find("checkpoint", settings.checkpoint), "checkpoint")
+        found = detect(tensors)
+        if found.family is None:
+            raise _refused(settings.checkpoint, found.title, found.reason)
+        if settings.vae:
+            self._read_vae(settings.vae)
+        return found.title
+
+    @contextmanager
+    def borrow(self, settings: ModelSettings) -> Iterator[DiffusionModel]:
+        """See `Host.borrow`; here the model is loaded and dropped."""
+        path = self._find("checkpoint", settings.checkpoint)
+        tensors = read_tensors(path, "checkpoint")
+        found = detect(tensors)
+        if found.family is None:
+            raise _refused(settings.checkpoint, found.title, found.reason)
+        vae = self._read_vae(settings.vae) if settings.vae else tensors
+        model_dtype = self._dtype(settings, tensors, found.family)
+        yield assemble_model(
+            self._placed(_without_vae(tensors), model_dtype),
+            found.family,
+            device=self.device,
+            clip_skip=settings.clip_skip,
+            prediction_type=prediction_type(settings, tensors),
+            vae_tensors=self._placed(_vae_part(vae), DTYPES[settings.vae_precision]),
+            origin=Origin(path.name, sha256(path), legacy_hash(path), Path(settings.vae).name),
+        )
+
+    def _find(self, where: str, name: str) -> Path:
+        """A file by path, by name inside `models_dir`, or by name without extension.
+
+        Raises:
+            BadInput: nothing is found; the nearest names are proposed.
+        """
+        given = Path(name).expanduser()
+        if given.is_absolute() or given.exists():
+            return given
+        known = self.checkpoints() if self.models_dir.is_dir() else []
+        for path in known:
+            relative = path.relative_to(self.models_dir)
+            if given in (relative, relative.with_suffix(""), Path(path.name), Path(path.stem)):
+                return path
+        listed = ", ".join(path.stem for path in known[:8]) or "none"
+        raise BadInput(
+            [
+                Problem(
+                    where,
+                    f"there is no {name!r} in {self.models_dir}",
+                    f"found there: {listed}; or give a path, or another folder with --models",
+                )
+            ]
+        )
+
+    def _read_vae(self, name: str) -> Tensors:
+        tensors = read_tensors(self._find("vae", name), "vae")
+        if not _vae_part(tensors):
+            raise BadInput(
+                [Problem("vae", f"{name} holds no VAE but {detect(tensors).title}", "choose a VAE")]
+            )
+        return tensors
+
+    def _dtype(self, settings: ModelSettings, tensors: Tensors, family: Family) -> torch.dtype:
+        if settings.base_precision != "model":
+            return DTYPES[settings.base_precision]
+        dtype = next(t.dtype for name, t in tensors.items() if name.startswith("model."))
+        if self.device.type == "cpu" and dtype is torch.float16:
+            log.info("%s is stored in fp16; a CPU computes it in fp32", family.title)
+            return torch.float32
+        return dtype
+
+    def _placed(self, tensors: Tensors, dtype: torch.dtype) -> Tensors:
+        """The floating-point tensors on the device in `dtype`; not copied when they are already."""
+        return {
+            name: tensor.to(self.device, dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in tensors.items()
+        }
+
+
+def prediction_type(settings: ModelSettings, tensors: Tensors) -> PredictionType:
+    """What the model predicts: as set, or by the mark that v-prediction files carry."""
+    if settings.prediction_type == "epsilon":
+        return "epsilon"
+    if settings.prediction_type == "v_prediction" or "v_pred" in tensors:
+        return "v_prediction"
+    return "epsilon"
+
+
+def _vae_part(tensors: Tensors) -> Tensors:
+    """The tensors of the VAE, named as in a bare VAE file."""
+    if "encoder.conv_in.weight" in tensors:
+        return tensors
+    return {n[len(VAE_PREFIX) :]: t for n, t in tensors.items() if n.startswith(VAE_PREFIX)}
+
+
+def _without_vae(tensors: Tensors) -> Tensors:
+    """The tensors of UNet and text encoder."""
+    return {n: t for n, t in tensors.items() if not n.startswith((VAE_PREFIX, "model_ema."))}
+
+
+def _refused(name: str, title: str, reason: str) -> BadInput:
+    return BadInput(
+        [
+            Problem(
+                "checkpoint",
+                f"{name} is {title}, which cannot be trained on: {reason}",
+                "choose a Stable Diffusion 1 checkpoint",
+            )
+        ]
+    )

@@ -1,0 +1,199 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .control import Control, Request
+from .errors import TrainyardError
+from .events import Sink, StepDone
+from .optim.optimizers import ParameterGroup, new_optimizer
+from .optim.schedules import new_schedule
+from .settings.groups import OptimizerSettings, TrainingSettings
+
+LossFunction = Callable[[], torch.Tensor]
+"""Draws the next batch and returns its loss, a scalar with a graph."""
+
+REPORT_INTERVAL_S = 0.25
+"""Losses stay on the device between two reports: asking for each would stall a GPU."""
+LOSS_SMOOTHING = 0.98
+SPEED_WINDOW_STEPS = 50
+
+
+class NotANumber(TrainyardError):
+    """The loss became NaN or infinite."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(
+            f"the loss became NaN or infinite by step {step}; files saved before are good"
+            " - lower learning_rate, or set base_precision to fp32 (or bf16 instead of fp16)"
+        )
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of the loop ended."""
+
+    steps: int
+    """Optimizer updates made."""
+    loss: float
+    """The smoothed loss at the end."""
+    request: Request
+    """CONTINUE when every step was made, else what cut the run short."""
+
+
+@dataclass(frozen=True)
+class _Pending:
+    step: int
+    loss: torch.Tensor
+    learning_rates: tuple[float, ...]
+
+
+class Loop:
+    """Makes exactly `training.steps` optimizer updates of some parameters.
+
+    The caller brings the loss; data, model and method are no concern of this class.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[ParameterGroup],
+        training: TrainingSettings,
+        optimizer: OptimizerSettings,
+        *,
+        compute_dtype: torch.dtype = torch.float32,
+        steps_per_epoch: float = math.inf,
+    ) -> None:
+        """Makes optimizer and schedule.
+
+        Args:
+            compute_dtype: float16 switches loss scaling on.
+            steps_per_epoch: optimizer updates in which the data are seen once.
+
+        Raises:
+            BadInput: optimizer or schedule refuse their arguments.
+        """
+        self.groups = tuple(group for group in groups if group.parameters)
+        self.parameters = [p for group in self.groups for p in group.parameters]
+        self.training = training
+        self.steps_per_epoch = steps_per_epoch
+        self.step = 0
+        self.smoothed_loss = math.nan
+        self.optimizer = new_optimizer(optimizer, self.groups)
+        self.schedule = new_schedule(optimizer, self.optimizer, training.steps)
+        device = self.parameters[0].device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=compute_dtype is torch.float16)
+        self._pending: list[_Pending] = []
+        self._elapsed_before = 0.0
+        self._started = time.monotonic()
+        self._marks: list[tuple[float, int]] = []
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last step made, counted from 1."""
+        return max(1, math.ceil(self.step / self.steps_per_epoch))
+
+    def run(
+        self,
+        loss_of_next_batch: LossFunction,
+        *,
+        control: Control,
+        sink: Sink,
+        after_step: Callable[[int], None] = lambda step: None,
+    ) -> Outcome:
+        """Trains until the last step or until `control` ends the run.
+
+        Args:
+            after_step: called after each update with its number, for save points and samples.
+
+        Raises:
+            NotANumber: when the loss is no number; the step that showed it is not saved.
+        """
+        self._started = time.monotonic()
+        self._marks = [(self._started, self.step)]
+        request = Request.CONTINUE
+        while self.step < self.training.steps:
+            request = control.checkpoint()
+            if request is not Request.CONTINUE:
+                break
+            loss = self.update(loss_of_next_batch)
+            self._pending.append(_Pending(self.step, loss, self._learning_rates()))
+            self.schedule.step()
+            if time.monotonic() - self._marks[-1][0] >= REPORT_INTERVAL_S:
+                self._report(sink)
+            after_step(self.step)
+        self._report(sink)
+        self._elapsed_before += time.monotonic() - self._started
+        return Outcome(self.step, self.smoothed_loss, request)
+
+    def check_loss(self, sink: Sink) -> None:
+        """Reports what is pending, so that nothing is saved after a NaN.
+
+        Raises:
+            NotANumber: when the loss is no number.
+        """
+        self._report(sink)
+
+    def update(self, loss_of_next_batch: LossFunction) -> torch.Tensor:
+        """One optimizer update; returns its mean loss, on the device.  `run` is made of these."""
+        count = self.training.gradient_accumulation_steps
+        total = torch.zeros((), device=self.parameters[0].device)
+        for _ in range(count):
+            loss = loss_of_next_batch() / count
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        if self.training.max_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return total
+
+    def _learning_rates(self) -> tuple[float, ...]:
+        return tuple(float(group["lr"]) for group in self.optimizer.param_groups)
+
+    def _report(self, sink: Sink) -> None:
+        """Fetches the pending losses in one go and sends a record for each."""
+        if not self._pending:
+            return
+        losses = torch.stack([one.loss for one in self._pending]).tolist()
+        now = time.monotonic()
+        self._marks = [*self._marks[-SPEED_WINDOW_STEPS:], (now, self.step)]
+        first_time, first_step = self._marks[0]
+        steps_per_s = (self.step - first_step) / max(now - first_time, 1e-9)
+        pending, self._pending = self._pending, []
+        for one, loss in zip(pending, losses, strict=True):
+            if not math.isfinite(loss):
+                raise NotANumber(one.step)
+            self.smoothed_loss = self._smoothed(loss, one.step)
+            sink(self._record(one, loss, now, steps_per_s))
+
+    def _smoothed(self, loss: float, step: int) -> float:
+        """Exponential mean; over the first steps the plain mean, so that it starts unbiased."""
+        if math.isnan(self.smoothed_loss):
+            return loss
+        keep = min(LOSS_SMOOTHING, 1 - 1 / step)
+        return keep * self.smoothed_loss + (1 - keep) * loss
+
+    def _record(self, one: _Pending, loss: float, now: float, steps_per_s: float) -> StepDone:
+        rates = dict(zip((group.name for group in self.groups), one.learning_rates, strict=True))
+        return StepDone(
+            step=one.step,
+            total_steps=self.training.steps,
+            epoch=max(1, math.ceil(one.step / self.steps_per_epoch)),
+            loss=loss,
+            smoothed_loss=self.smoothed_loss,
+            learning_rate=rates.get("unet", one.learning_rates[0]),
+            text_encoder_learning_rate=rates.get("text_encoder"),
+            elapsed_s=self._elapsed_before + now - self._started,
+            steps_per_s=steps_per_s,
+            left_s=(self.training.steps - one.step) / max(steps_per_s, 1e-9),
+        )

@@ -1,0 +1,83 @@
+"""What a step of a job costs, measured with the job's own model before it is trained."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from .control import Control
+from .events import ignore
+from .hosts.protocol import Host
+from .plan import Plan
+from .session import Session
+from .settings.groups import ModelSettings, TrainingSettings
+from .settings.schema import JobSettings
+
+TIMED_STEPS = 2
+LATENT_CELL_PX = 8
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Measured on the largest frame of the plan."""
+
+    seconds_per_step: float
+    peak_mb: float | None
+    """Peak memory of the device (CPU: of the process); None where the system does not tell."""
+    trained_parameters: int
+
+
+def measure_step(settings: JobSettings, plan: Plan, host: Host) -> Cost:
+    """Makes a few updates of a throw-away network on random latents; writes nothing.
+
+    Raises:
+        BadInput: the model or the network cannot be made.
+    """
+    quiet = settings.replace(log_csv=False, seed=0, resume_from="")
+    training = settings[TrainingSettings]
+    with host.borrow(settings[ModelSettings]) as model:
+        session = Session(quiet, plan, model, host, control=Control(), sink=ignore)
+        network = session.new_network()
+        height, width = max(plan.frames, key=lambda frame: frame[0] * frame[1])
+        shape = (training.batch_size, 4, height // LATENT_CELL_PX, width // LATENT_CELL_PX)
+        latents = torch.randn(shape, device=model.device, generator=session.generator)
+        timesteps = torch.full((len(latents),), 500, device=model.device)
+        captions = [""] * len(latents)
+        encode = session.prompt_encoder(captions)
+
+        def loss() -> torch.Tensor:
+            return model.denoise(latents, timesteps, encode(captions)).square().mean()
+
+        with network:
+            loop = session.new_loop(network)
+            with session.training_mode():
+                loop.update(loss)
+                _synchronise(model.device)
+                started = time.perf_counter()
+                for _ in range(TIMED_STEPS):
+                    loop.update(loss)
+                _synchronise(model.device)
+        return Cost(
+            seconds_per_step=(time.perf_counter() - started) / TIMED_STEPS,
+            peak_mb=_peak_mb(model.device),
+            trained_parameters=sum(p.numel() for p in loop.parameters),
+        )
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_mb(device: torch.device) -> float | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -1,0 +1,103 @@
+"""Reading checkpoint files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
+
+from ..errors import BadInput, Problem
+
+EXTENSIONS = (".safetensors", ".ckpt", ".pt")
+_LEGACY_HASH_OFFSET, _LEGACY_HASH_BYTES = 0x100000, 0x10000
+
+
+def read_tensors(path: Path, where: str = "") -> dict[str, torch.Tensor]:
+    """All tensors of a `.safetensors`, `.ckpt` or `.pt` file, on the CPU, mapped not copied.
+
+    Pickled files are read with torch's restricted loader only.
+
+    Args:
+        where: what an error names; the path by default.
+
+    Raises:
+        BadInput: when the file is missing, truncated, not of this format, or wants code run.
+    """
+    where = where or str(path)
+    if not path.is_file():
+        raise BadInput([Problem(where, f"there is no file {path}", "check the name")])
+    try:
+        if path.suffix.lower() == ".safetensors":
+            with safe_open(path, framework="pt", device="cpu") as file:  # type: ignore[no-untyped-call]
+                return {name: file.get_tensor(name) for name in file.keys()}
+        return _unpickled(path)
+    except (SafetensorError, zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
+        raise BadInput(
+            [
+                Problem(
+                    where,
+                    f"{path} cannot be read ({_first_line(error)})",
+                    "the file is truncated or damaged: download or copy it again",
+                )
+            ]
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise BadInput(
+            [
+                Problem(
+                    where,
+                    f"{path} holds more than tensors, and loading it could run foreign code",
+                    "use a .safetensors version of this file",
+                )
+            ]
+        ) from error
+
+
+def _unpickled(path: Path) -> dict[str, torch.Tensor]:
+    loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    while isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping):
+        raise pickle.UnpicklingError(f"{type(loaded).__name__} instead of a dict of tensors")
+    return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """A safetensors file's `__metadata__`; empty for other files."""
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return dict(header.get("__metadata__", {}))
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of the whole file, kohya's `ss_new_sd_model_hash`."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def legacy_hash(path: Path) -> str:
+    """The webui's old 8-digit hash, kohya's `ss_sd_model_hash`.
+
+    Source: facts of the file format: sha256 of 64 KiB at 1 MiB into the file, first 8 digits.
+    """
+    with path.open("rb") as file:
+        file.seek(_LEGACY_HASH_OFFSET)
+        return hashlib.sha256(file.read(_LEGACY_HASH_BYTES)).hexdigest()[:8]
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:160]

@@ -1,0 +1,119 @@
+"""A diffusion model in parts, as a method uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from ..diffusion.schedule import NoiseSchedule, PredictionType, scaled_linear
+from .assemble import assemble_clip, assemble_unet, assemble_vae
+from .families import Family
+from .text import Conditioning, PromptEncoder
+from .tokenizer import clip_tokenizer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from, for the metadata of what is trained on it."""
+
+    name: str
+    """The checkpoint's file name."""
+    sha256: str = ""
+    legacy_hash: str = ""
+    vae_name: str = ""
+
+
+@dataclass
+class DiffusionModel:
+    """UNet, autoencoder and text encoder over shared tensors, all frozen.
+
+    Attributes:
+        compute_dtype: what the UNet and text encoder calculate in; autocast is on when it is not
+            float32.
+    """
+
+    family: Family
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    prompts: PromptEncoder
+    schedule: NoiseSchedule
+    device: torch.device
+    compute_dtype: torch.dtype
+    origin: Origin = field(default_factory=lambda: Origin("unknown"))
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the model's calculations, as a context."""
+        half = self.compute_dtype is not torch.float32
+        dtype = self.compute_dtype if half else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=half)
+
+    def denoise(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
+    ) -> torch.Tensor:
+        """The UNet's prediction, float32 of the latents' shape [n, 4, h, w]."""
+        with self.autocast():
+            prediction: torch.Tensor = self.unet(
+                latents, timesteps, conditioning.context, return_dict=False
+            )[0]
+        return prediction.float()
+
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        """See `PromptEncoder.encode`."""
+        with self.autocast():
+            return self.prompts.encode(prompts)
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels [n, 3, h, w] in -1..1 to scaled latents [n, 4, h/8, w/8], float32.
+
+        The distribution's mean is taken: its deviation is far below what a step can see, and the
+        same picture then always has the same latents.
+        """
+        vae = self.vae
+        posterior = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
+        return (posterior.mean * self.family.latent_scale).float()
+
+    @torch.no_grad()
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Scaled latents [n, 4, h, w] to pixels [n, 3, 8h, 8w], float32, clamped to -1..1."""
+        scaled = (latents / self.family.latent_scale).to(self.vae.dtype)
+        pixels: torch.Tensor = self.vae.decode(scaled, return_dict=False)[0]
+        return pixels.float().clamp(-1, 1)
+
+
+def assemble_model(
+    tensors: Mapping[str, torch.Tensor],
+    family: Family,
+    *,
+    device: torch.device,
+    clip_skip: int = 1,
+    prediction_type: PredictionType = "epsilon",
+    vae_tensors: Mapping[str, torch.Tensor] | None = None,
+    origin: Origin | None = None,
+) -> DiffusionModel:
+    """Assembles the model over a checkpoint's tensors, which already have device and dtype.
+
+    Raises:
+        BadInput: when tensors are missing or of another shape than the layout demands.
+    """
+    unet = assemble_unet(tensors, family)
+    text_encoder = assemble_clip(tensors, family.text_prefixes[0])
+    tokenizer = clip_tokenizer()
+    return DiffusionModel(
+        family=family,
+        unet=unet,
+        vae=assemble_vae(tensors if vae_tensors is None else vae_tensors, family),
+        text_encoder=text_encoder,
+        prompts=PromptEncoder(tokenizer, text_encoder, clip_skip),
+        schedule=scaled_linear(prediction_type).to(device),
+        device=device,
+        compute_dtype=unet.dtype,
+        origin=origin or Origin("unknown"),
+    )

@@ -1,0 +1,185 @@
+"""What a job will do, worked out and checked before anything is trained."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .data.batches import BatchOrder
+from .data.folder import TrainingImage, inspect
+from .data.views import View, views
+from .errors import BadInput, Problem
+from .hosts.protocol import Host
+from .networks import kohya
+from .optim.optimizers import check_optimizer
+from .optim.schedules import check_schedule
+from .settings.groups import (
+    DataSettings,
+    ModelSettings,
+    NetworkSettings,
+    OptimizerSettings,
+    OutputSettings,
+    TrainingSettings,
+)
+from .settings.methods import METHODS
+from .settings.schema import JobSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job that has passed every check that needs no computation."""
+
+    model_title: str
+    images: tuple[TrainingImage, ...]
+    views: tuple[View, ...]
+    frames: Mapping[tuple[int, int], int]
+    """Samples in each frame (height, width), repeats included."""
+    steps: int
+    steps_per_epoch: float
+    """Optimizer updates in an epoch; infinite for a method without pictures."""
+    output_file: Path
+    save_points: Mapping[int, Path]
+    """Step -> file, for the copies saved on the way."""
+    warnings: tuple[str, ...]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs begun by the last step, at least 1."""
+        return max(1, math.ceil(self.steps / self.steps_per_epoch))
+
+
+def make_plan(settings: JobSettings, host: Host) -> Plan:
+    """Checks the job against files and folders.
+
+    Raises:
+        BadInput: with every problem of checkpoint, pictures, optimizer and output at once.
+    """
+    problems: list[Problem] = []
+    warnings: list[str] = []
+
+    def collect(check: Callable[[], object]) -> object:
+        try:
+            return check()
+        except BadInput as error:
+            problems.extend(error.problems)
+            return None
+
+    title = collect(lambda: host.check_model(settings[ModelSettings]))
+    network = settings[NetworkSettings]
+    if network.resume_from:
+        collect(lambda: kohya.load(Path(network.resume_from).expanduser()))
+    collect(lambda: check_optimizer(settings[OptimizerSettings]))
+    collect(lambda: check_schedule(settings[OptimizerSettings]))
+    images, samples = _samples(settings, problems, warnings)
+    per_epoch = _steps_per_epoch(settings[TrainingSettings], samples)
+    output = settings[OutputSettings]
+    steps = settings[TrainingSettings].steps
+    output_file = host.output_dir / f"{output.name}.safetensors"
+    collect(lambda: _check_output(output, output_file))
+    save_points = _save_points(output, output_file, steps, per_epoch, problems)
+    if problems:
+        raise BadInput(problems)
+    return Plan(
+        model_title=str(title),
+        images=images,
+        views=samples,
+        frames=Counter(view.frame_px for view in samples),
+        steps=steps,
+        steps_per_epoch=per_epoch,
+        output_file=output_file,
+        save_points=save_points,
+        warnings=tuple(warnings),
+    )
+
+
+def _samples(
+    settings: JobSettings, problems: list[Problem], warnings: list[str]
+) -> tuple[tuple[TrainingImage, ...], tuple[View, ...]]:
+    if DataSettings not in METHODS[settings.method].groups:
+        return (), ()
+    data = settings[DataSettings]
+    report = inspect(data)
+    problems += report.obstacles
+    warnings += report.warnings
+    if data.unreadable == "skip" and report.images:
+        warnings += [f"left out: {problem}" for problem in report.problems]
+    else:
+        problems += report.problems
+    return report.images, () if problems else tuple(views(report.images, data))
+
+
+def _steps_per_epoch(training: TrainingSettings, samples: tuple[View, ...]) -> float:
+    if not samples:
+        return math.inf
+    order = BatchOrder([view.frame_px for view in samples], training.batch_size, seed=0)
+    return order.batches_per_epoch / training.gradient_accumulation_steps
+
+
+def _check_output(output: OutputSettings, file: Path) -> None:
+    """Raises: BadInput: the file exists already, or the folder cannot be written to."""
+    if file.exists() and not output.overwrite:
+        raise BadInput(
+            [
+                Problem(
+                    "name",
+                    f"{file} exists already",
+                    f"use another name, for example {free_name(output.name, file.parent)},"
+                    " or set overwrite",
+                )
+            ]
+        )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise BadInput(
+            [
+                Problem(
+                    "output folder",
+                    f"{file.parent} cannot be written to: {error.strerror or error}",
+                    "choose another folder, or change its permissions",
+                )
+            ]
+        ) from error
+
+
+def free_name(name: str, folder: Path) -> str:
+    """`name` with the first number at its end for which the folder holds no file."""
+    number = 2
+    while (folder / f"{name}-{number}.safetensors").exists():
+        number += 1
+    return f"{name}-{number}"
+
+
+def _save_points(
+    output: OutputSettings,
+    file: Path,
+    steps: int,
+    steps_per_epoch: float,
+    problems: list[Problem],
+) -> dict[int, Path]:
+    """The copies on the way, named as sd-scripts names them; the last step is the final file."""
+    points: dict[int, Path] = {}
+    if output.save_every_epochs and math.isfinite(steps_per_epoch):
+        epochs = steps / steps_per_epoch
+        if output.save_every_epochs >= epochs:
+            problems.append(
+                Problem(
+                    "save_every_epochs",
+                    f"{output.save_every_epochs} never fires: {steps} steps are"
+                    f" {epochs:.1f} epochs",
+                    f"use at most {max(1, math.ceil(epochs) - 1)}, or 0 to save only at the end",
+                )
+            )
+        for epoch in range(output.save_every_epochs, math.ceil(epochs), output.save_every_epochs):
+            step = math.ceil(epoch * steps_per_epoch)
+            points[step] = file.with_name(f"{output.name}-{epoch:06d}.safetensors")
+    if output.save_every_steps:
+        for step in range(output.save_every_steps, steps, output.save_every_steps):
+            points[step] = file.with_name(f"{output.name}-step{step:08d}.safetensors")
+    return {step: path for step, path in sorted(points.items()) if step < steps}
