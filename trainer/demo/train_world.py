@@ -11,8 +11,9 @@ import argparse
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ..diffusion.loss import denoising_loss, min_snr_weights
 from ..diffusion.sampling import sample_latents
 from ..diffusion.schedule import scaled_linear
 from ..models.tokenizer import clip_tokenizer
@@ -53,8 +55,9 @@ CONSTANT_CHANNEL = 3.0
 RGB_CHANNELS = [0, 3, 6]
 SILU_AT_2, SILU_SLOPE_AT_2 = 1.7616, 1.0908
 INITIAL_LOGVAR = -5.0
-DENOISER_STEPS, DENOISER_BATCH = 9000, 64
-DECAY_STEPS = 2500
+DENOISER_STEPS, DENOISER_BATCH = 7000, 64
+DECAY_STEPS = 2000
+STATE_EVERY_STEPS = 500
 POOL = {(64, 64): 14000, (64, 96): 2000, (96, 64): 2000, (96, 96): 2000, (128, 128): 1500}
 SIZE_ODDS = {(64, 64): 0.62, (64, 96): 0.1, (96, 64): 0.1, (96, 96): 0.1, (128, 128): 0.08}
 EMA_DECAY = 0.999
@@ -331,11 +334,14 @@ def train_denoiser(vae: AutoencoderKL, pool: Pool, out: Path) -> Denoiser:
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor)
     noise_schedule = scaled_linear()
-    weights = torch.clamp(noise_schedule.snr, max=MIN_SNR_GAMMA) / noise_schedule.snr
+    weights = min_snr_weights(noise_schedule, MIN_SNR_GAMMA)
     sizes, odds = list(SIZE_ODDS), list(SIZE_ODDS.values())
+    state_file = out / "denoiser_state.pt"
+    parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
+    first = _resume(state_file, parts, rng) if state_file.exists() else 0
     started = time.monotonic()
     smoothed = 0.0
-    for step in range(DENOISER_STEPS):
+    for step in range(first, DENOISER_STEPS):
         size = sizes[rng.choice(len(sizes), p=odds)]
         latents, scenes = pool[size]
         count = DENOISER_BATCH * 64 * 64 // (size[0] * size[1])
@@ -347,8 +353,7 @@ def train_denoiser(vae: AutoencoderKL, pool: Pool, out: Path) -> Denoiser:
         context = text_states(model.text_encoder, ids, 2 if rng.random() < 0.15 else 1)
         noisy = noise_schedule.add_noise(batch, noise, timesteps)
         prediction = model.unet(noisy, timesteps, context).sample
-        error = (prediction - noise).square().mean((1, 2, 3))
-        loss = (error * weights[timesteps]).mean()
+        loss = denoising_loss(prediction, noise, timesteps, weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -357,14 +362,33 @@ def train_denoiser(vae: AutoencoderKL, pool: Pool, out: Path) -> Denoiser:
         decay = min(EMA_DECAY, (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        smoothed = 0.98 * smoothed + 0.02 * float(loss) if step else float(loss)
+        smoothed = 0.98 * smoothed + 0.02 * loss.item() if smoothed else loss.item()
         if step % 100 == 0:
-            report("denoiser", step, DENOISER_STEPS, started, f"loss {smoothed:.4f}")
+            report("denoiser", step, DENOISER_STEPS, started, f"loss {smoothed:.4f}", first)
+        if (step + 1) % STATE_EVERY_STEPS == 0:
+            _save_state(state_file, step + 1, parts, rng)
         if (step + 1) % 1000 == 0:
-            torch.save(average.state_dict(), out / "denoiser_partial.pt")
             right, total = score(average, vae, tokenizer, count=96)
-            report("denoiser", step, DENOISER_STEPS, started, f"judge {right}/{total}")
+            report("denoiser", step, DENOISER_STEPS, started, f"judge {right}/{total}", first)
     return average
+
+
+def _save_state(path: Path, step: int, parts: Mapping[str, Any], rng: np.random.Generator) -> None:
+    """Everything that the rest of the training depends on, so that it may be interrupted."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    state |= {"step": step, "numpy": rng.bit_generator.state, "torch": torch.get_rng_state()}
+    torch.save(state, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
+def _resume(path: Path, parts: Mapping[str, Any], rng: np.random.Generator) -> int:
+    """Takes the state up again and returns the number of steps made."""
+    state = torch.load(path, weights_only=False)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    rng.bit_generator.state = state["numpy"]
+    torch.set_rng_state(state["torch"])
+    return int(state["step"])
 
 
 @torch.no_grad()
@@ -388,9 +412,9 @@ def score(
     return sum(r.shows(s) for r, s in zip(readings, scenes, strict=True)), count
 
 
-def report(stage: str, step: int, steps: int, started: float, figures: str) -> None:
+def report(stage: str, step: int, steps: int, started: float, figures: str, first: int = 0) -> None:
     elapsed = time.monotonic() - started
-    left = elapsed / (step + 1) * (steps - step - 1)
+    left = elapsed / (step + 1 - first) * (steps - step - 1)
     print(f"{stage}: {step + 1}/{steps}  {figures}  {elapsed:.0f} s, {left:.0f} s left", flush=True)
 
 
