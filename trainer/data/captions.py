@@ -1,0 +1,50 @@
+"""Captions: the text files beside the pictures, and the trigger word before them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import BadInput, Problem
+
+CAPTION_EXTENSIONS = (".txt", ".caption")
+"""The first wins where a picture has both."""
+
+
+def caption_file(siblings: Mapping[str, Path]) -> Path | None:
+    """The caption file of a picture.
+
+    Args:
+        siblings: the files of the picture's folder that share its base name, by their extension
+            in lower case.
+    """
+    for extension in CAPTION_EXTENSIONS:
+        if extension in siblings:
+            return siblings[extension]
+    return None
+
+
+def read_caption(path: Path) -> str:
+    """Text of a caption file as one line; UTF-8 with or without a byte order mark.
+
+    Raises:
+        BadInput: one problem that names the file, the reason and the cure.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start})"
+        cure = "open it in a text editor and save it with the encoding UTF-8"
+        raise BadInput([Problem(str(path), what, cure)]) from error
+    except OSError as error:
+        what = f"cannot be read: {error.strerror or error}"
+        raise BadInput(
+            [Problem(str(path), what, "check the file and its access rights")]
+        ) from error
+    return " ".join(text.split())
+
+
+def with_trigger(trigger_word: str, caption: str) -> str:
+    """The trigger word before a caption: "trigger, caption", or the one that is not empty."""
+    parts = (trigger_word.strip(" ,"), caption.strip(" ,"))
+    return ", ".join(part for part in parts if part)
