@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import types
 import typing
 from collections.abc import Callable
@@ -26,6 +27,9 @@ from .values import (
 Check = Callable[[typing.Any], None]
 """A rule of one parameter beyond its bounds; raises `BadValueError`."""
 
+SECTIONS = ("what", "how", "more")
+"""What to learn; the few numbers that matter most; everything else."""
+PICKS = ("", "folder", "picture", "checkpoint", "vae", "lora", "prompt")
 UNITS_IN_NAMES = ("px", "steps", "s", "mb")
 PLAIN_KINDS = {int: "int", float: "float", bool: "bool"}
 
@@ -57,6 +61,10 @@ class Parameter:
     """What to do about a value that is missing or out of bounds, where that is not plain."""
     multiline: bool = False
     check: Check | None = None
+    section: str = ""
+    """Where a form shows it: one of `SECTIONS`."""
+    picks: str = ""
+    """What a form offers to choose from, where that is more than text: one of `PICKS`."""
     group: str = ""
     methods: tuple[str, ...] = ()
 
@@ -137,6 +145,8 @@ def parameter(
     cure: str = "",
     multiline: bool = False,
     check: Check | None = None,
+    section: str = "",
+    picks: str = "",
 ) -> typing.Any:
     """Declare a parameter; without a default it is required.
 
@@ -154,7 +164,13 @@ def parameter(
         cure: what to do about a value that is missing or out of bounds.
         multiline: the text may have several lines.
         check: a further rule; raises `BadValueError`.
+        section: where a form shows it, one of `SECTIONS`; required ones belong to what to learn,
+            all others to more.
+        picks: what a form offers to choose from, one of `PICKS`.
     """
+    section = section or ("what" if default is dataclasses.MISSING else "more")
+    if section not in SECTIONS or picks not in PICKS:
+        raise ValueError(f"no such section or pick: {section!r}, {picks!r}")
     facts = {
         "help": help,
         "title": title,
@@ -168,15 +184,20 @@ def parameter(
         "cure": cure,
         "multiline": multiline,
         "check": check,
+        "section": section,
+        "picks": picks,
     }
     return dataclasses.field(default=default, metadata={"parameter": facts})
 
 
 def declared(settings: type, group: str) -> tuple[Parameter, ...]:
-    """Read back the parameters that a group's dataclass declares, in their order."""
+    """Read back the parameters that a group's dataclass itself declares, in their order."""
     hints = typing.get_type_hints(settings)
+    own = inspect.get_annotations(settings)
     found = []
     for field in dataclasses.fields(settings):
+        if field.name not in own:
+            continue
         facts = dict(field.metadata["parameter"])
         required = field.default is dataclasses.MISSING
         kind, optional = _kind(hints[field.name], bool(facts["choices"]))

@@ -17,12 +17,14 @@ class ModelSettings:
         " model it was trained on and on models derived from it.",
         cure="give the name or path of a checkpoint file",
         aliases=("model", "pretrained_model_name_or_path"),
+        picks="checkpoint",
     )
     vae: str = parameter(
         "",
         title="VAE",
         help="Another VAE file that turns the pictures into latents. Empty: the checkpoint's own."
         " Change it only when you also generate with that VAE.",
+        picks="vae",
     )
     clip_skip: int = parameter(
         1,

@@ -48,6 +48,7 @@ class NetworkSettings:
         " file and overfits sooner. 4 to 8 for a simple concept, 16 to 32 for a character, 32 to"
         " 128 for a style.",
         aliases=("network_rank", "network_dim", "dim"),
+        section="how",
     )
     alpha: float = parameter(
         8.0,
@@ -57,6 +58,7 @@ class NetworkSettings:
         " the learning rate. Usually half the rank, or equal to it; when you change the rank,"
         " change alpha in proportion.",
         aliases=("network_alpha",),
+        section="how",
     )
     blocks: tuple[str, ...] = parameter(
         BLOCKS,
@@ -88,6 +90,7 @@ class NetworkSettings:
         help="A LoRA file whose training goes on from where it stands. It must have the same kind,"
         " rank and blocks. Empty: start anew.",
         aliases=("network_resume", "network_weights"),
+        picks="lora",
     )
     network_strength: float = parameter(
         1.0,

@@ -50,6 +50,7 @@ class OptimizerSettings:
         " low learns nothing. 1e-4 is the usual start; 5e-5 for large data sets, 5e-4 for short"
         " trainings.",
         aliases=("train_learning_rate", "unet_lr", "lr"),
+        section="how",
     )
     text_encoder_learning_rate: float | None = parameter(
         None,

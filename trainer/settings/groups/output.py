@@ -18,6 +18,7 @@ class OutputSettings:
         help="Name of the LoRA: of its file, and in prompts as <lora:name:1>. Without folder and"
         " without .safetensors.",
         aliases=("save_lora_name", "output_name"),
+        section="what",
     )
     overwrite: bool = parameter(
         False,

@@ -19,6 +19,7 @@ class TrainingSettings:
         help="How many times the weights are changed. More learns more, until the LoRA copies its"
         " pictures. 500 to 2000 for a character of 10 to 30 pictures, 2000 to 5000 for a style.",
         aliases=("train_iterations", "iterations", "max_train_steps"),
+        section="how",
     )
     batch_size: int = parameter(
         2,
@@ -27,6 +28,7 @@ class TrainingSettings:
         help="Pictures that are learnt from together in one step. Larger is steadier but takes"
         " more memory and time per step. 1 to 4.",
         aliases=("train_batch_size",),
+        section="how",
     )
     gradient_accumulation_steps: int = parameter(
         1,
