@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from operator import attrgetter
 
 import pytest
 
@@ -15,6 +16,7 @@ from trainer.settings.groups import (
     OptimizerSettings,
     TrainingSettings,
 )
+from trainer.settings.methods import METHODS
 from trainer.settings.schema import PARAMETERS, check, listing, parameters_of, parse
 
 JOB = {"method": "lora", "checkpoint": "model.safetensors", "images": "pictures"}
@@ -234,7 +236,9 @@ def test_every_declaration_is_complete_and_its_default_is_valid() -> None:
             assert one.read(one.default) == one.default, one.name
         for name in (one.name, *one.aliases):
             assert taken.setdefault(name, one.name) == one.name, name
-    assert len(parameters_of("lora")) == len(PARAMETERS)
+    assert {name for one in METHODS for name in map(attrgetter("name"), parameters_of(one))} == set(
+        PARAMETERS
+    )
 
 
 def test_listing_is_json() -> None:
@@ -244,7 +248,9 @@ def test_listing_is_json() -> None:
     rank = rows["rank"]
     assert (rank["type"], rank["default"], rank["minimum"], rank["maximum"]) == ("int", 16, 1, 1024)
     assert rank["group"] == "network"
-    assert rank["methods"] == ["lora"]
+    assert rank["methods"] == list(METHODS)
+    assert rank["defaults"] == {"ileco": 4, "addift": 4, "multi_addift": 4}
+    assert rank["second_pass"]
     assert "network_dim" in rank["aliases"]
     assert rows["blocks"]["choices"] == list(BLOCKS)
     assert rows["text_encoder_learning_rate"]["inherits"] == "learning_rate"

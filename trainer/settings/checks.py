@@ -53,7 +53,68 @@ def step_rules_given(lr_scheduler: str, lr_step_rules: str) -> Problem | None:
     return None
 
 
-RULES: tuple[Rule, ...] = (timestep_range, save_interval_fires, warmup_ends, step_rules_given)
+def some_concept(original_prompt: str, target_prompt: str) -> Problem | None:
+    """There is a concept to change, and it is changed into something else."""
+    if not original_prompt.strip():
+        both = "" if target_prompt.strip() else ", and so is target_prompt"
+        cure = "name the concept that is to be changed or erased"
+        return Problem("original_prompt", f"is empty{both}", cure)
+    originals, targets = prompt_lines(original_prompt), prompt_lines(target_prompt)
+    if len(targets) not in (1, len(originals)):
+        what = f"has {len(targets)} lines for {len(originals)} of original_prompt"
+        return Problem("target_prompt", what, "give one line for each, or one for all")
+    if originals == targets:
+        return Problem("target_prompt", "is the original prompt", "name what it is to become")
+    return None
+
+
+def as_many_targets(original_image: str, target_image: str) -> Problem | None:
+    """Every picture of a pair has its other half."""
+    originals, targets = picture_lines(original_image), picture_lines(target_image)
+    if len(originals) == len(targets):
+        return None
+    what = f"names {len(targets)} pictures for {len(originals)} of original_image"
+    return Problem("target_image", what, "give one line for each, in the same order")
+
+
+def mask_given(mask: str, mask_image: str) -> Problem | None:
+    """A drawn mask is named, and no mask that is named is ignored."""
+    if mask == "drawn" and not mask_image.strip():
+        return Problem("mask_image", "is missing for the mask drawn", "name a picture")
+    if mask != "drawn" and mask_image.strip():
+        return Problem("mask_image", f"has no effect with the mask {mask}", "choose mask drawn")
+    return None
+
+
+def one_copier(copier_file: str, copier_only: bool, save_copier: bool) -> Problem | None:
+    """A copier is either trained or loaded."""
+    if copier_file and (copier_only or save_copier):
+        name = "copier_only" if copier_only else "save_copier"
+        what = "has no effect: the copier is loaded from copier_file, not trained"
+        return Problem(name, what, "switch it off, or empty copier_file")
+    return None
+
+
+def prompt_lines(text: str) -> tuple[str, ...]:
+    """The prompts of a field, one a line; a single empty one if there is none."""
+    return tuple(line.strip() for line in text.split("\n") if line.strip()) or ("",)
+
+
+def picture_lines(text: str) -> tuple[str, ...]:
+    """The paths of a field, one a line, without the quotes that Windows copies along."""
+    return tuple(line.strip().strip('"') for line in text.split("\n") if line.strip())
+
+
+RULES: tuple[Rule, ...] = (
+    timestep_range,
+    save_interval_fires,
+    warmup_ends,
+    step_rules_given,
+    some_concept,
+    as_many_targets,
+    mask_given,
+    one_copier,
+)
 
 
 def arguments_of(rule: Rule) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from ..errors import BadInput, Problem
 from .files import read_object, write_object
+from .methods import METHODS
 from .migrate import SETTINGS_VERSION, VERSION_KEY
 from .names import check_name
-from .schema import PARAMETERS, check
+from .schema import PARAMETERS, SECOND_PASS, check
 from .traintrain import is_traintrain
 from .values import BadValueError, is_blank, proposal, shown
 
@@ -147,6 +148,8 @@ def apply(current: Mapping[str, object], preset: Mapping[str, object]) -> dict[s
     """
     merged = {**current, **_without_blanks(preset)}
     method = merged.get("method")
+    if method in METHODS and not METHODS[str(method)].second_pass:
+        merged.pop(SECOND_PASS, None)
     return {
         name: value
         for name, value in merged.items()

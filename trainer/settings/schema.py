@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ..errors import BadInput, Problem
@@ -13,13 +13,24 @@ from .fields import Parameter, declared, parameter
 from .groups import GROUPS
 from .methods import METHODS
 from .migrate import SETTINGS_VERSION, VERSION_KEY, migrate
-from .values import BadValueError, Value, as_json, listed, proposal, read_choice, shown
+from .values import (
+    BadValueError,
+    Value,
+    as_json,
+    is_blank,
+    listed,
+    proposal,
+    read_choice,
+    shown,
+)
 
 __all__ = [
     "PARAMETERS",
+    "SECOND_PASS",
     "JobSettings",
     "Parameter",
     "check",
+    "default_of",
     "listing",
     "ours",
     "parameter",
@@ -29,11 +40,14 @@ __all__ = [
 
 Group = TypeVar("Group")
 
+SECOND_PASS = "second_pass"
+"""Key of the object, and of names such as `second_pass.rank`, with a second pass's own values."""
+
 
 def _all_parameters() -> dict[str, Parameter]:
     found: dict[str, Parameter] = {}
     for group, settings in GROUPS.items():
-        methods = tuple(name for name, info in METHODS.items() if settings in info.groups)
+        methods = tuple(name for name, info in METHODS.items() if info.uses(settings))
         for one in declared(settings, group):
             found[one.name] = dataclasses.replace(one, methods=methods)
     return found
@@ -54,6 +68,15 @@ def parameters_of(method: str) -> tuple[Parameter, ...]:
     return tuple(one for one in PARAMETERS.values() if method in one.methods)
 
 
+def default_of(one: Parameter, method: str) -> Value:
+    """A parameter's default in a method: its own, unless the method has another."""
+    return METHODS[method].defaults.get(one.name, one.default)
+
+
+def _of_every_method() -> tuple[Parameter, ...]:
+    return tuple(one for one in PARAMETERS.values() if len(one.methods) == len(METHODS))
+
+
 @dataclass(frozen=True)
 class JobSettings:
     """A job whose every value has been checked; made by `parse`."""
@@ -61,6 +84,8 @@ class JobSettings:
     method: str
     values: Mapping[str, Value]
     """Flat and as they were set: an inheriting parameter that was left empty is None here."""
+    second: Mapping[str, Value] = field(default_factory=dict)
+    """What was set for the second pass; the rest it has from `values`."""
 
     def __getitem__(self, group: type[Group]) -> Group:
         """The values of one group, inherited ones filled in.
@@ -68,7 +93,7 @@ class JobSettings:
         Raises:
             KeyError: the method does not use the group.
         """
-        if group not in METHODS[self.method].groups:
+        if not METHODS[self.method].uses(group):
             raise KeyError(f"{self.method} does not use {group.__name__}")
         fields: Sequence[dataclasses.Field[Any]] = dataclasses.fields(group)  # type: ignore[arg-type]
         return group(**{field.name: inherited(field.name, self.values) for field in fields})
@@ -76,7 +101,13 @@ class JobSettings:
     def as_dict(self) -> dict[str, object]:
         """As one flat JSON object, which `parse` reads back to an equal job."""
         values = {name: as_json(value) for name, value in self.values.items()}
-        return {VERSION_KEY: SETTINGS_VERSION, "method": self.method, **values}
+        second = {name: as_json(value) for name, value in self.second.items()}
+        nested = {SECOND_PASS: second} if second else {}
+        return {VERSION_KEY: SETTINGS_VERSION, "method": self.method, **values, **nested}
+
+    def for_second_pass(self) -> JobSettings:
+        """The job as its second pass sees it; itself where nothing was set for that."""
+        return JobSettings(self.method, {**self.values, **self.second})
 
     def replace(self, **values: object) -> JobSettings:
         """The same job with some values changed.
@@ -99,26 +130,29 @@ def parse(raw: Mapping[str, object]) -> JobSettings:
     """Read a job from JSON values.
 
     Args:
-        raw: flat; `method` and parameters by name. What is left out has its default.
+        raw: flat; `method` and parameters by name. What is left out has its default. Values of a
+            second pass lie in an object `second_pass`, or are named `second_pass.rank` and so on.
 
     Raises:
         BadInput: every problem at once: unknown names, missing and wrong values, values that do
             not go together.
     """
+    raw, again = _passes(raw)
     method, given, problems = _read(raw)
     wrong = {problem.where for problem in problems}
     values: dict[str, Value] = {}
-    for one in parameters_of(method) if method else PARAMETERS.values():
+    for one in parameters_of(method) if method else _of_every_method():
         if one.name in given:
             values[one.name] = given[one.name]
         elif one.required and one.name not in wrong:
             problems.append(one.problem(None) or Problem(one.name, "is missing"))
         elif one.name not in wrong:
-            values[one.name] = one.default
+            values[one.name] = default_of(one, method) if method else one.default
     problems += broken_rules(values)
-    if problems:
-        raise BadInput(problems)
-    return JobSettings(method, values)
+    second, more = _read_second(method, again, values)
+    if problems or more:
+        raise BadInput(problems + more)
+    return JobSettings(method, values, second)
 
 
 def check(raw: Mapping[str, object]) -> tuple[dict[str, object], tuple[Problem, ...]]:
@@ -127,9 +161,59 @@ def check(raw: Mapping[str, object]) -> tuple[dict[str, object], tuple[Problem, 
     Returns:
         The usable values as JSON, and the problems of the rest.
     """
+    raw, again = _passes(raw)
     method, given, problems = _read(raw, partial=True)
+    second, more = _read_second(method, again, given)
     values = {name: as_json(value) for name, value in given.items()}
-    return ({"method": method} if method else {}) | values, (*problems, *broken_rules(given))
+    if second:
+        values[SECOND_PASS] = {name: as_json(value) for name, value in second.items()}
+    found = (*problems, *broken_rules(given), *more)
+    return ({"method": method} if method else {}) | values, found
+
+
+def _passes(raw: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+    """What is given for the whole job, and what for its second pass alone."""
+    first = {name: value for name, value in raw.items() if name != SECOND_PASS}
+    nested = raw.get(SECOND_PASS)
+    if nested is not None and not isinstance(nested, Mapping):
+        first[SECOND_PASS] = nested  # which is refused as unknown
+    second = dict(nested) if isinstance(nested, Mapping) else {}
+    for name in [name for name in first if name.startswith(f"{SECOND_PASS}.")]:
+        second[name.partition(".")[2]] = first.pop(name)
+    return first, second
+
+
+def _read_second(
+    method: str, raw: Mapping[str, object], first: Mapping[str, Value]
+) -> tuple[dict[str, Value], list[Problem]]:
+    """The values of a second pass that are right, and the problems of the others."""
+    raw = {name: value for name, value in raw.items() if not _inherits(name, value)}
+    if method and raw and not METHODS[method].second_pass:
+        return {}, [Problem(SECOND_PASS, f"{METHODS[method].title} has one pass", "remove it")]
+    groups = METHODS[method].second_pass if method else tuple(GROUPS.values())
+    values: dict[str, Value] = {}
+    problems = []
+    for name, value in raw.items():
+        one = PARAMETERS.get(name)
+        if one is None:
+            problems.append(_unknown(name, method))
+        elif GROUPS[one.group] not in groups:
+            problems.append(Problem(name, "is the same in both passes", "set it for both"))
+        else:
+            try:
+                values[name] = one.read(value)
+            except BadValueError as refused:
+                problems.append(Problem(name, refused.what, refused.cure))
+    if values:
+        known = broken_rules(first)
+        problems += [p for p in broken_rules({**first, **values}) if p not in known]
+    return values, [Problem(f"{SECOND_PASS}.{p.where}", p.what, p.cure) for p in problems]
+
+
+def _inherits(name: str, value: object) -> bool:
+    """Whether a field of the second pass was left empty, which for a text needs a null."""
+    text = name in PARAMETERS and PARAMETERS[name].kind == "text"
+    return value is None or (is_blank(value) and not text)
 
 
 def _read(
@@ -189,5 +273,11 @@ def listing() -> list[dict[str, object]]:
         row = {f.name: getattr(one, f.name) for f in dataclasses.fields(one)}
         row["type"] = row.pop("kind")
         del row["check"], row["cure"]
-        rows.append({key: as_json(value) for key, value in row.items()})
+        row["defaults"] = {
+            method: as_json(METHODS[method].defaults[one.name])
+            for method in one.methods
+            if one.name in METHODS[method].defaults
+        }
+        row["second_pass"] = any(GROUPS[one.group] in METHODS[m].second_pass for m in one.methods)
+        rows.append({k: as_json(v) if isinstance(v, tuple) else v for k, v in row.items()})
     return rows

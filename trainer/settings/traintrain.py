@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 from ..errors import BadInput, Problem
 from .checks import broken_rules
+from .groups import GROUPS
 from .methods import METHODS
-from .schema import PARAMETERS, ours
+from .schema import PARAMETERS, SECOND_PASS, ours
 from .values import BadValueError, Value, as_json, listed, proposal, read_bool, shown
 
 LOSES_NOTHING = frozenset(
     {
         "mode",  # becomes the method
-        "2nd pass",  # reported where use_2nd_pass_settings switches it on
+        "2nd pass",  # read where use_2nd_pass_settings switches it on
         "use_2nd_pass_settings",
         "logging_verbose",  # the log is complete anyway
         "save_as_json",  # every result carries its settings anyway
@@ -55,14 +56,36 @@ def import_traintrain(raw: Mapping[str, object]) -> Imported:
         BadInput: its mode is none of our methods.
     """
     method = _method(raw.get("mode"))
+    values, lost = _values(method, raw)
+    imported: dict[str, object] = {"method": method}
+    imported |= {name: as_json(value) for name, value in values.items()}
+    switch, nested = "use_2nd_pass_settings", raw.get("2nd pass")
+    if not _says_nothing(switch, raw.get(switch), known=False):
+        if METHODS[method].second_pass and isinstance(nested, Mapping):
+            second, more = _values(method, nested)
+            imported[SECOND_PASS] = {
+                name: as_json(value)
+                for name, value in second.items()
+                if value != values.get(name)
+                and GROUPS[PARAMETERS[name].group] in METHODS[method].second_pass
+            }
+            lost += [Problem(f"2nd pass, {p.where}", p.what, p.cure) for p in more]
+        else:
+            lost.append(Problem("2nd pass", "was not taken over", "set it by hand"))
+    return Imported(imported, tuple(lost))
+
+
+def _values(method: str, raw: Mapping[str, object]) -> tuple[dict[str, Value], list[Problem]]:
+    """The values of one pass by our names, and what could not be taken over."""
     values: dict[str, Value] = {}
     foreign_names: dict[str, str] = {}
     lost: list[Problem] = []
     for key, foreign in raw.items():
         name = ours(key)
-        if key in LOSES_NOTHING or _says_nothing(key, foreign, known=bool(name)):
+        used = name in PARAMETERS and method in PARAMETERS[name].methods
+        if key in LOSES_NOTHING or _says_nothing(key, foreign, known=used):
             continue
-        if not name or name == "method" or method not in PARAMETERS[name].methods:
+        if not used:
             cure = f"{METHODS[method].title} has no such parameter here"
             lost.append(Problem(key, f"{shown(foreign)} was not taken over", cure))
             continue
@@ -71,15 +94,11 @@ def import_traintrain(raw: Mapping[str, object]) -> Imported:
             foreign_names[name] = key
         except BadValueError as refused:
             lost.append(Problem(key, f"{refused.what}; not taken over", refused.cure))
-    second_pass = "use_2nd_pass_settings"
-    if not _says_nothing(second_pass, raw.get(second_pass), known=False):
-        lost.append(Problem("2nd pass", "was not taken over", "set it by hand"))
     for problem in broken_rules(values):
         values.pop(problem.where, None)
         what = f"{problem.what}; not taken over"
-        lost.append(Problem(foreign_names[problem.where], what, problem.cure))
-    flat = {name: as_json(value) for name, value in values.items()}
-    return Imported({"method": method, **flat}, tuple(lost))
+        lost.append(Problem(foreign_names.get(problem.where, problem.where), what, problem.cure))
+    return values, lost
 
 
 def _method(mode: object) -> str:
@@ -111,4 +130,6 @@ def _translated(key: str, foreign: object) -> object:
         return re.sub(r"\s*\[[0-9a-f]+\]$", "", foreign)  # the webui appends a short hash
     if key == "model_v_pred":
         return "v_prediction" if read_bool(foreign) else "auto"
+    if key == "diff_use_diff_mask":
+        return "difference" if read_bool(foreign) else "none"
     return foreign

@@ -1,32 +1,56 @@
 """The parameters, in groups; a method names the groups that it uses.
 
-Parameter names are unique over all groups, so that a job is one flat JSON object.
+Parameter names are unique over all groups, so that a job is one flat JSON object.  A group may
+build on another: it then has that one's parameters too.
 """
 
 from __future__ import annotations
 
-from .data import DataSettings
+from .concept import ConceptSettings, PromptSettings
+from .data import DataSettings, PictureSettings, SizeSettings
+from .labels import PoolSettings
 from .model import ModelSettings
 from .network import BLOCKS, NetworkSettings
 from .optimizer import OptimizerSettings
 from .output import OutputSettings
+from .pairs import CopierSettings, DirectionSettings, MaskSettings, PairSettings, SuffixSettings
 from .training import LossSettings, TrainingSettings
 
 __all__ = [
     "BLOCKS",
     "GROUPS",
+    "ConceptSettings",
+    "CopierSettings",
     "DataSettings",
+    "DirectionSettings",
     "LossSettings",
+    "MaskSettings",
     "ModelSettings",
     "NetworkSettings",
     "OptimizerSettings",
     "OutputSettings",
+    "PairSettings",
+    "PictureSettings",
+    "PoolSettings",
+    "PromptSettings",
+    "SizeSettings",
+    "SuffixSettings",
     "TrainingSettings",
 ]
 
 GROUPS: dict[str, type] = {
     "model": ModelSettings,
+    "prompts": PromptSettings,
+    "concept": ConceptSettings,
+    "pair": PairSettings,
     "data": DataSettings,
+    "suffix": SuffixSettings,
+    "size": SizeSettings,
+    "pictures": PictureSettings,
+    "mask": MaskSettings,
+    "copier": CopierSettings,
+    "direction": DirectionSettings,
+    "labels": PoolSettings,
     "network": NetworkSettings,
     "training": TrainingSettings,
     "optimizer": OptimizerSettings,

@@ -1,4 +1,7 @@
-"""Parameters of the pictures and their captions."""
+"""Parameters of the pictures and their captions.
+
+Three groups that build on each other, because not every method uses all of them.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,9 @@ from ..fields import parameter
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """The pictures that are learnt from, and how they are cut."""
+class SizeSettings:
+    """The size that is trained at."""
 
-    images: str = parameter(
-        title="Images folder",
-        help="Folder with the pictures; subfolders count too. A caption is a .txt (or .caption)"
-        " file of the same name beside the picture. 10 to 40 varied, sharp pictures do better than"
-        " hundreds of similar ones.",
-        cure="give the folder that holds the pictures",
-        aliases=("lora_data_directory", "train_data_dir", "image_dir"),
-    )
-    trigger_word: str = parameter(
-        "",
-        help="Word that is put before every caption and calls the concept later. Take one that the"
-        " model does not know yet, such as 'ohwx', so that nothing is overwritten.",
-        aliases=("lora_trigger_word", "class_tokens"),
-    )
     image_size_px: tuple[int, int] = parameter(
         (512, 512),
         minimum=64,
@@ -35,6 +24,20 @@ class DataSettings:
         " 768,512. 512 for SD1, 768 for SD2, 1024 for SDXL; multiples of 64 suit every model best."
         " Larger takes more memory and time.",
         aliases=("image_size", "resolution"),
+        section="how",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSettings(SizeSettings):
+    """How pictures are cut, and what they are called."""
+
+    trigger_word: str = parameter(
+        "",
+        help="Word that is put before every caption and calls the concept later. Take one that the"
+        " model does not know yet, such as 'ohwx', so that nothing is overwritten.",
+        aliases=("lora_trigger_word", "class_tokens"),
+        section="what",
     )
     bucket_step_px: int = parameter(
         256,
@@ -78,11 +81,6 @@ class DataSettings:
         " where sides matter, such as text, a parting or an asymmetric dress.",
         aliases=("image_mirroring", "flip_aug"),
     )
-    filename_as_tag: bool = parameter(
-        False,
-        help="Use a picture's file name as its caption where it has no caption file.",
-        aliases=("image_use_filename_as_tag",),
-    )
     disable_upscale: bool = parameter(
         False,
         help="Never enlarge a picture: small ones are trained in a smaller frame instead of being"
@@ -102,4 +100,24 @@ class DataSettings:
         choices=("stop", "skip"),
         help="What to do about a picture or caption that cannot be read. stop: say which and why"
         " before training starts. skip: leave it out and write its name into the log.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(PictureSettings):
+    """The pictures that are learnt from."""
+
+    images: str = parameter(
+        title="Images folder",
+        help="Folder with the pictures; subfolders count too. A caption is a .txt (or .caption)"
+        " file of the same name beside the picture. 10 to 40 varied, sharp pictures do better than"
+        " hundreds of similar ones.",
+        cure="give the folder that holds the pictures",
+        aliases=("lora_data_directory", "train_data_dir", "image_dir"),
+        picks="folder",
+    )
+    filename_as_tag: bool = parameter(
+        False,
+        help="Use a picture's file name as its caption where it has no caption file.",
+        aliases=("image_use_filename_as_tag",),
     )

@@ -1,0 +1,79 @@
+"""Parameters of prompts that are trained on, and of what a concept is turned into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..fields import parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSettings:
+    """The words under which it is trained."""
+
+    original_prompt: str = parameter(
+        "",
+        multiline=True,
+        help="iLECO: the concept to change, in the webui's prompt syntax, (emphasis:1.2) and BREAK"
+        " included; several concepts, one a line, are changed in one training. Difference and"
+        " ADDifT: the prompt that the pictures are trained under, usually empty.",
+        aliases=("original prompt",),
+        section="what",
+        picks="prompt",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptSettings:
+    """What the concept becomes, and what stays."""
+
+    target_prompt: str = parameter(
+        "",
+        multiline=True,
+        help="What the original prompt is turned into; with several original prompts one a line, or"
+        " a single line for all. Empty: the concept is erased.",
+        aliases=("target prompt",),
+        section="what",
+        picks="prompt",
+    )
+    neutral_prompt: str = parameter(
+        "",
+        help="What the guidance pushes away from, for example the opposite of the target. Empty:"
+        " away from the original prompt. It has no effect while concept_guidance is 0.",
+        picks="prompt",
+    )
+    concept_guidance: float = parameter(
+        0.0,
+        minimum=-10,
+        maximum=20,
+        help="How far to go beyond the target, away from the neutral prompt. 0 goes exactly to the"
+        " target; 1 to 3 make an erased concept stay away more surely, at the price of changing"
+        " more beside it.",
+    )
+    preserve_prompts: str = parameter(
+        "",
+        multiline=True,
+        help="Prompts that must look as before, one a line: neighbours of the concept, such as"
+        " other colours when a colour is changed. The training holds the model's answers to them.",
+        section="what",
+        picks="prompt",
+    )
+    preserve_share: float = parameter(
+        0.5,
+        minimum=0,
+        maximum=0.9,
+        help="Share of the training that goes to holding: the preserved prompts, and the picture"
+        " without any prompt. More keeps the rest truer, less learns the change faster.",
+    )
+    max_prompt_tokens: int = parameter(
+        225,
+        minimum=1,
+        maximum=7500,
+        help="Longest prompt in tokens (a word is one to three); windows of 75 are encoded one by"
+        " one, as the webui does.",
+        aliases=("max_token_length",),
+    )
+    truncate_prompts: bool = parameter(
+        False,
+        help="Cut a prompt that is too long instead of refusing it.",
+    )

@@ -1,0 +1,131 @@
+"""Parameters of pairs of pictures and of learning their difference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..fields import parameter
+from ..values import BadValueError
+
+
+def _some_strength(strength: float) -> None:
+    if strength == 0:
+        raise BadValueError("0 trains nothing", "use 0.25")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSettings:
+    """The pair of pictures whose difference is learnt."""
+
+    original_image: str = parameter(
+        multiline=True,
+        help="The picture before the change; several, one a line.",
+        cure="give the path of the picture before the change",
+        picks="picture",
+    )
+    target_image: str = parameter(
+        multiline=True,
+        help="The same picture with the change and nothing else changed; as many as there are"
+        " originals, in the same order.",
+        cure="give the path of the changed picture",
+        picks="picture",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuffixSettings:
+    """Which pictures of the folder belong together."""
+
+    pair_suffix: str = parameter(
+        help="What the changed picture's file name has at its end: with _after, the pair of"
+        " cat.png is cat_after.png. Captions are read beside the picture before the change.",
+        cure="give the ending, for example _after",
+        aliases=("diff_target_name",),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSettings:
+    """Which part of the pair counts."""
+
+    size_mismatch: str = parameter(
+        "stop",
+        choices=("stop", "fit"),
+        help="When the pictures of a pair differ in size. stop: name them and their sizes. fit:"
+        " cut both to the same frame, which is right only if they show the same section.",
+    )
+    mask: str = parameter(
+        "none",
+        choices=("none", "drawn", "alpha", "difference"),
+        help="Train only a part of the picture. drawn: where mask_image is white. alpha: where the"
+        " changed picture is opaque. difference: where the pictures of the pair differ.",
+        aliases=("diff_use_diff_mask",),
+        section="what",
+    )
+    mask_image: str = parameter(
+        "",
+        multiline=True,
+        help="For mask drawn: a black and white picture of the pictures' shape, white where it"
+        " counts; one for each pair, one a line, or one for all.",
+        section="what",
+        picks="picture",
+    )
+    mask_floor: float = parameter(
+        0.1,
+        minimum=0,
+        maximum=1,
+        help="How much the rest of the picture counts, 0 to 1. With 0 nothing holds it in place.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopierSettings:
+    """The first of the two networks, which copies the picture before the change."""
+
+    copier_file: str = parameter(
+        "",
+        help="A copier saved by an earlier training of the same picture: the first pass is then"
+        " skipped. Empty: it is trained.",
+        aliases=("diff_load_1st_pass",),
+        picks="lora",
+    )
+    save_copier: bool = parameter(
+        False,
+        help="Also save the copier, as <name>-copier, to try other second passes without it.",
+        aliases=("diff_save_1st_pass",),
+    )
+    copier_only: bool = parameter(
+        False,
+        help="Train and save only the copier (as the result), for use as copier_file later.",
+        aliases=("diff_1st_pass_only",),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionSettings:
+    """How the direct training of the difference goes back and forth."""
+
+    revert: bool = parameter(
+        False,
+        help="Exchange the pictures of a pair: learn the way back.",
+        aliases=("diff_revert_original_target",),
+    )
+    direction_strength: float = parameter(
+        0.25,
+        minimum=0.01,
+        maximum=4,
+        check=_some_strength,
+        help="Strength at which the network is trained; it acts at strength 1 later, so 0.25"
+        " multiplies what it learns by 4. Smaller is faster and coarser.",
+        section="how",
+    )
+    alternate_ratio: float = parameter(
+        1.0,
+        minimum=-4,
+        maximum=4,
+        help="Strength of every second step, which learns the way back, as a factor of"
+        " -direction_strength. 1 makes negative strengths undo the change; 0 trains one way only;"
+        " below 0 the second step holds everything else as it is.",
+        aliases=("diff_alt_ratio",),
+        section="how",
+    )
