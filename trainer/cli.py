@@ -79,7 +79,7 @@ def _train(options: argparse.Namespace) -> int:
 
     host = StandaloneHost(options.models, options.out, options.device)
     control = Control()
-    with _progress() as show, _interruptible(control):
+    with show_progress() as show, _interruptible(control):
         outcome = run_job(settings, host, control=control, sink=show)
     return DONE if outcome.request is Request.CONTINUE else CANCELLED
 
@@ -91,7 +91,7 @@ def _check(options: argparse.Namespace) -> int:
     from .plan import make_plan
 
     host = StandaloneHost(options.models, options.out, options.device)
-    plan = make_plan(settings, host)
+    plan = make_plan(settings, host, decode_pictures=True)
     print(f"checkpoint  {settings.values['checkpoint']} ({plan.model_title})")
     if plan.images:
         print(f"pictures    {len(plan.images)}, {len(plan.views)} samples an epoch")
@@ -170,7 +170,7 @@ def _interruptible(control: Control) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-class _Bars:
+class Bars:
     """A sink that shows one bar for the phase that runs."""
 
     def __init__(self) -> None:
@@ -200,8 +200,8 @@ class _Bars:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[_Bars]:
-    bars = _Bars()
+def show_progress() -> Iterator[Bars]:
+    bars = Bars()
     try:
         yield bars
     finally:

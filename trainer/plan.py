@@ -52,8 +52,12 @@ class Plan:
         return max(1, math.ceil(self.steps / self.steps_per_epoch))
 
 
-def make_plan(settings: JobSettings, host: Host) -> Plan:
+def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = False) -> Plan:
     """Checks the job against files and folders.
+
+    Args:
+        decode_pictures: read every picture whole instead of its header; training itself does so
+            before its first step.
 
     Raises:
         BadInput: with every problem of checkpoint, pictures, optimizer and output at once.
@@ -74,7 +78,7 @@ def make_plan(settings: JobSettings, host: Host) -> Plan:
         collect(lambda: kohya.load(Path(network.resume_from).expanduser()))
     collect(lambda: check_optimizer(settings[OptimizerSettings]))
     collect(lambda: check_schedule(settings[OptimizerSettings]))
-    images, samples = _samples(settings, problems, warnings)
+    images, samples = _samples(settings, decode_pictures, problems, warnings)
     per_epoch = _steps_per_epoch(settings[TrainingSettings], samples)
     output = settings[OutputSettings]
     steps = settings[TrainingSettings].steps
@@ -97,12 +101,12 @@ def make_plan(settings: JobSettings, host: Host) -> Plan:
 
 
 def _samples(
-    settings: JobSettings, problems: list[Problem], warnings: list[str]
+    settings: JobSettings, decode: bool, problems: list[Problem], warnings: list[str]
 ) -> tuple[tuple[TrainingImage, ...], tuple[View, ...]]:
     if DataSettings not in METHODS[settings.method].groups:
         return (), ()
     data = settings[DataSettings]
-    report = inspect(data)
+    report = inspect(data, decode=decode)
     problems += report.obstacles
     warnings += report.warnings
     if data.unreadable == "skip" and report.images:

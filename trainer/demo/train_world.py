@@ -1,8 +1,8 @@
 """Trains the embedded checkpoint from a fixed seed: `python -m trainer.demo.train_world OUT`.
 
 Three stages, each saved under OUT and skipped when its file is there: the autoencoder, the pool
-of latents, the denoiser with its text encoder.  What the stages leave is written by `export` as
-one SD1 checkpoint.  About an hour and a half on two CPU cores.
+of latents, the denoiser with its text encoder.  Together they are then written as one SD1
+checkpoint over the committed one.  About an hour and a half on two CPU cores.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from ..diffusion.loss import denoising_loss, min_snr_weights
 from ..diffusion.sampling import sample_latents
 from ..diffusion.schedule import scaled_linear
+from ..models.export import ldm_tensors, write_checkpoint
+from ..models.families import SD1
 from ..models.tokenizer import clip_tokenizer
 from . import judge
+from .checkpoint import CHECKPOINT
 from .world import (
     COLOURS,
     NOVEL_SHAPES,
@@ -44,12 +47,12 @@ from .world import (
 Bytes = NDArray[np.uint8]
 
 SEED = 20261120
-LATENT_SCALE = 0.18215
-UNET_WIDTHS = (64, 64, 128, 64)
-VAE_WIDTHS = (96, 64, 64, 96)
+LATENT_SCALE = SD1.latent_scale
+UNET_WIDTHS = (64, 64, 64, 128)
+VAE_WIDTHS = (96, 96, 96, 96)
 TEXT_WIDTH, TEXT_LAYERS = 64, 4
 
-AUTOENCODER_STEPS, AUTOENCODER_BATCH = 1200, 12
+AUTOENCODER_STEPS, AUTOENCODER_BATCH = 1300, 8
 KL_WEIGHT = 1e-4
 CONSTANT_CHANNEL = 3.0
 RGB_CHANNELS = [0, 3, 6]
@@ -435,6 +438,13 @@ def main() -> None:
     pool = torch.load(pool_file, weights_only=False)
     if not denoiser_file.exists():
         torch.save(train_denoiser(vae, pool, out).state_dict(), denoiser_file)
+    tokenizer = clip_tokenizer()
+    model = Denoiser(tokenizer)
+    model.load_state_dict(torch.load(denoiser_file))
+    tensors = ldm_tensors(model.unet, vae, model.text_encoder, SD1, torch.float16)
+    write_checkpoint(CHECKPOINT, tensors)
+    right, total = score(model.eval(), vae, tokenizer, count=200)
+    print(f"{CHECKPOINT}: the judge reads {right} of {total} prompts right")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,260 @@
+"""The command line as a user meets it: what works, and a clear message for what does not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from trainer import cli
+from trainer.networks import kohya
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def job(tmp_path: Path, tiny_checkpoint: Path, pictures: Path):
+    """Writes a job file, changed by keywords, and returns the arguments that name it."""
+
+    def write(**changes: object) -> list[str]:
+        settings = {
+            "method": "lora",
+            "checkpoint": tiny_checkpoint.name,
+            "images": str(pictures),
+            "name": "result",
+            "steps": 3,
+            "rank": 4,
+            "alpha": 4,
+            "image_size_px": [64, 96],
+            "bucket_step_px": 32,
+            "min_length_px": 32,
+            "seed": 1,
+        }
+        path = tmp_path / "job.json"
+        path.write_text(json.dumps({**settings, **changes}), "utf-8")
+        return [
+            str(path),
+            "--models",
+            str(tiny_checkpoint.parent),
+            "--out",
+            str(tmp_path / "out"),
+            "--device",
+            "cpu",
+        ]
+
+    return write
+
+
+def test_train_writes_the_file_the_copies_and_the_log(job, tmp_path):
+    assert cli.main(["train", *job(save_every_steps=2, trigger_word="zib")]) == cli.DONE
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {
+        "logs",
+        "result.safetensors",
+        "result-step00000002.safetensors",
+    }
+    tensors, metadata = kohya.load(out / "result.safetensors")
+    assert len(tensors) == 3 * (192 + 12)
+    assert all(t.dtype is torch.float16 for t in tensors.values())
+    assert any(t.abs().max() > 0 for n, t in tensors.items() if n.endswith("lora_up.weight"))
+    assert metadata["ss_steps"] == "3"
+    assert metadata["ss_base_model_version"] == "sd_v1"
+    with (out / "logs" / "result.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    assert all(float(row["loss"]) > 0 for row in rows)
+
+
+def test_same_seed_same_file_other_seed_another(job, tmp_path):
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        assert cli.main(["train", *job(name=name, seed=seed)]) == cli.DONE
+    a, b, c = (kohya.load(tmp_path / "out" / f"{n}.safetensors")[0] for n in "abc")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not all(torch.equal(a[name], c[name]) for name in a)
+
+
+def test_gradient_checkpointing_trains_the_same(job, tmp_path):
+    for name, on in (("a", False), ("b", True)):
+        assert cli.main(["train", *job(name=name, gradient_checkpointing=on)]) == cli.DONE
+    a, b = (kohya.load(tmp_path / "out" / f"{n}.safetensors")[0] for n in "ab")
+    for name in a:
+        torch.testing.assert_close(a[name].float(), b[name].float(), atol=1e-4, rtol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_precisions_train(job, tmp_path, precision):
+    arguments = job(base_precision=precision, save_precision="fp32")
+    assert cli.main(["train", *arguments]) == cli.DONE
+    tensors, _ = kohya.load(tmp_path / "out" / "result.safetensors")
+    assert all(t.dtype is torch.float32 for t in tensors.values())
+
+
+def test_resume_continues_from_a_file(job, tmp_path):
+    assert cli.main(["train", *job(name="first")]) == cli.DONE
+    first = tmp_path / "out" / "first.safetensors"
+    arguments = job(name="second", resume_from=str(first), learning_rate=1e-9, steps=1)
+    assert cli.main(["train", *arguments]) == cli.DONE
+    before = kohya.load(first)[0]
+    after = kohya.load(tmp_path / "out" / "second.safetensors")[0]
+    for name in before:
+        torch.testing.assert_close(after[name], before[name], atol=2e-6, rtol=2e-3)
+
+
+def test_set_changes_a_parameter(job, tmp_path):
+    assert cli.main(["train", *job(), "--set", "name=other", "--set", "steps=1"]) == cli.DONE
+    assert kohya.load(tmp_path / "out" / "other.safetensors")[1]["ss_steps"] == "1"
+
+
+def test_check_prints_the_plan_and_trains_nothing(job, tmp_path, capsys):
+    assert cli.main(["check", *job(steps=8, save_every_epochs=1)]) == cli.DONE
+    printed = capsys.readouterr().out
+    for part in ("Stable Diffusion 1", "4, 4 samples", "64 x 64 px  3", "64 x 96", "8, "):
+        assert part in printed
+    assert "result-000001.safetensors" in printed
+    assert "MB at the peak" in printed
+    assert "s a step" in printed
+    assert not (tmp_path / "out" / "result.safetensors").exists()
+
+
+def test_schema_is_json_with_every_field(capsys):
+    assert cli.main(["schema"]) == cli.DONE
+    rows = json.loads(capsys.readouterr().out)
+    assert {"name", "type", "default", "choices", "help", "methods"} <= set(rows[0])
+    assert "rank" in {row["name"] for row in rows}
+
+
+def _no_folder(tmp_path, pictures):
+    return {"images": str(tmp_path / "nowhere")}, "nowhere does not exist"
+
+
+def _empty_folder(tmp_path, pictures):
+    (tmp_path / "empty").mkdir()
+    return {"images": str(tmp_path / "empty")}, "holds no picture"
+
+
+def _corrupt_image(tmp_path, pictures):
+    (pictures / "broken.png").write_bytes(b"this is no picture")
+    return {}, "broken.png"
+
+
+def _truncated_image(tmp_path, pictures):
+    data = (pictures / "0.png").read_bytes()
+    (pictures / "cut.png").write_bytes(data[: len(data) - 40])
+    return {}, "cut.png"
+
+
+def _caption_not_utf8(tmp_path, pictures):
+    (pictures / "0.txt").write_bytes("grün".encode("latin-1"))
+    return {}, "0.txt"
+
+
+def _unknown_checkpoint(tmp_path, pictures):
+    return {"checkpoint": "nonesuch"}, "there is no 'nonesuch'"
+
+
+def _truncated_checkpoint(tmp_path, pictures):
+    path = tmp_path / "cut.safetensors"
+    save_file({"a": torch.ones(1000)}, path)
+    path.write_bytes(path.read_bytes()[:900])
+    return {"checkpoint": str(path)}, "truncated or damaged"
+
+
+def _other_architecture(tmp_path, pictures):
+    path = tmp_path / "flux.safetensors"
+    save_file({"model.diffusion_model.double_blocks.0.x": torch.ones(1)}, path)
+    return {"checkpoint": str(path)}, "a Flux checkpoint"
+
+
+def _unwritable_folder(tmp_path, pictures):
+    (tmp_path / "out").write_text("a file where the folder should be")
+    return {}, "cannot be written to"
+
+
+def _name_taken(tmp_path, pictures):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "result.safetensors").write_bytes(b"precious")
+    return {}, "result-2"
+
+
+BAD_INPUT = {
+    "missing folder": _no_folder,
+    "empty folder": _empty_folder,
+    "corrupt image": _corrupt_image,
+    "truncated image": _truncated_image,
+    "caption not UTF-8": _caption_not_utf8,
+    "rank 0": lambda *_: ({"rank": 0}, "rank: 0"),
+    "negative steps": lambda *_: ({"steps": -5}, "steps: -5"),
+    "unknown key": lambda *_: ({"ranks": 4}, "did you mean rank"),
+    "unknown checkpoint": _unknown_checkpoint,
+    "truncated checkpoint": _truncated_checkpoint,
+    "other architecture": _other_architecture,
+    "output name with ../": lambda *_: ({"name": "../x"}, "name: "),
+    "unwritable output folder": _unwritable_folder,
+    "name taken": _name_taken,
+    "steps interval never fires": lambda *_: ({"save_every_steps": 200}, "save_every_steps: 200"),
+    "epochs interval never fires": lambda *_: ({"save_every_epochs": 9}, "save_every_epochs: 9"),
+    "wrong optimizer argument": lambda *_: ({"optimizer_args": "x=1"}, "does not take x"),
+    "missing resume file": lambda *_: ({"resume_from": "no.safetensors"}, "no.safetensors"),
+}
+
+
+@pytest.mark.parametrize("command", ["train", "check"])
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_named_and_ends_with_2(case, command, job, tmp_path, pictures, capsys):
+    changes, message = BAD_INPUT[case](tmp_path, pictures)
+    arguments = job(**changes)
+    assert cli.main([command, *arguments]) == cli.BAD_INPUT
+    assert message in capsys.readouterr().err
+    result = tmp_path / "out" / "result.safetensors"
+    assert not result.exists() or result.read_bytes() == b"precious"
+
+
+def test_every_problem_is_told_at_once(job, tmp_path, capsys):
+    arguments = job(checkpoint="nonesuch", images=str(tmp_path / "nowhere"), optimizer_args="x=1")
+    assert cli.main(["train", *arguments]) == cli.BAD_INPUT
+    printed = capsys.readouterr().err
+    assert all(word in printed for word in ("nonesuch", "nowhere", "does not take x"))
+
+
+def test_unreadable_pictures_are_skipped_when_told_so(job, pictures, tmp_path):
+    (pictures / "broken.png").write_bytes(b"this is no picture")
+    assert cli.main(["train", *job(unreadable="skip")]) == cli.DONE
+    assert (tmp_path / "out" / "result.safetensors").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"steps": 1, "steps": 2}'])
+def test_job_file_that_is_no_job(tmp_path, text, capsys):
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    assert cli.main(["check", str(path)]) == cli.BAD_INPUT
+    assert "bad.json" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+def test_ctrl_c_saves_and_exits_with_130(job, tmp_path):
+    arguments = job(steps=100000)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", "train", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    log = tmp_path / "out" / "logs" / "result.csv"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) > 2):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == cli.CANCELLED
+    steps = int(kohya.load(tmp_path / "out" / "result.safetensors")[1]["ss_steps"])
+    assert 0 < steps < 100000

@@ -1,0 +1,75 @@
+"""The demonstration: `python -m trainer.demo [--out DIR]`.
+
+Teaches the embedded checkpoint something that it does not know, draws the same prompts before
+and after, and lets the judge say what was learnt and what was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from ..cli import show_progress
+from ..control import Control
+from ..evaluate.draw import contact_sheet
+from ..hosts.standalone import StandaloneHost
+from ..run import run_job
+from .checkpoint import CHECKPOINT
+from .examples import EXAMPLES, Example
+from .scores import Drawings, compare
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m trainer.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
+    parser.add_argument("--only", choices=sorted(EXAMPLES), help="one method instead of all")
+    options = parser.parse_args()
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    host = StandaloneHost(CHECKPOINT.parent, out)
+    chosen = [options.only] if options.only else list(EXAMPLES)
+    report = {name: demonstrate(EXAMPLES[name], host, out) for name in chosen}
+    (out / "report.json").write_text(json.dumps(report, indent=2), "utf-8")
+    print(f"\nThe pictures and {out / 'report.json'} show what was learnt.")
+
+
+def demonstrate(example: Example, host: StandaloneHost, out: Path) -> dict[str, object]:
+    """Trains one example, writes its contact sheet, and returns its row of the report."""
+    print(f"\n{example.title}")
+    settings = example.prepare(out)
+    started = time.monotonic()
+    with show_progress() as sink:
+        outcome = run_job(settings, host, control=Control(), sink=sink)
+    seconds = time.monotonic() - started
+    file = out / f"{example.name}.safetensors"
+    drawings = Drawings(host, settings, file)
+    scores = compare(example, drawings)
+    sheet = out / f"{example.name}.png"
+    enlarged(contact_sheet(drawings.rows(example.shown))).save(sheet)
+    print(f"effect      {scores.effect:.0%} of {scores.effect_count} held-out prompts show it")
+    print(f"before      {scores.effect_before:.0%}")
+    print(f"collateral  {scores.collateral:.1%} of {scores.unrelated_count} unrelated prompts lost")
+    print(f"time        {seconds:.0f} s for {outcome.steps} steps")
+    print(f"pictures    {sheet}: a row each before, at strength 0.5, at strength 1")
+    return {
+        "effect": scores.effect,
+        "effect_before": scores.effect_before,
+        "collateral": scores.collateral,
+        "seconds": round(seconds, 1),
+        "steps": outcome.steps,
+        "file": str(file),
+        "sheet": str(sheet),
+    }
+
+
+def enlarged(sheet: Image.Image) -> Image.Image:
+    """Twice as large, so that 64 pixels can be looked at."""
+    return sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST)
+
+
+if __name__ == "__main__":
+    main()

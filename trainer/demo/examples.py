@@ -1,0 +1,114 @@
+"""What the demonstration trains: for each method a job and how its success is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..settings.schema import JobSettings, parse
+from .checkpoint import CHECKPOINT
+from .world import COLOURS, Scene, draw, random_scene, sentence
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A prompt and what the judge should read off its picture."""
+
+    prompt: str
+    scene: Scene
+
+
+@dataclass(frozen=True)
+class Example:
+    """One demonstration."""
+
+    name: str
+    """Also the file's name."""
+    title: str
+    prepare: Callable[[Path], JobSettings]
+    """Writes what the job needs under a folder and returns the job."""
+    held_out: tuple[Wanted, ...]
+    """Prompts that should show what was learnt; none of them was trained on."""
+    unrelated: tuple[Wanted, ...]
+    """Prompts that should stay what they were."""
+
+    @property
+    def shown(self) -> tuple[Wanted, ...]:
+        """The columns of the contact sheet."""
+        return self.held_out[:6] + self.unrelated[:4]
+
+
+TRIGGER = "zibble"
+TAUGHT = "crescent"
+PICTURES_PX = 64
+TAUGHT_COLOURS = (
+    ("red", "white"),
+    ("blue", "yellow"),
+    ("green", "black"),
+    ("purple", "orange"),
+    ("yellow", "blue"),
+    ("white", "red"),
+    ("black", "green"),
+    ("orange", "purple"),
+)
+"""Colour and background of the eight pictures."""
+
+
+def prepare_lora(out: Path) -> JobSettings:
+    """Eight captioned pictures of a shape that the checkpoint does not know."""
+    folder = out / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(8)
+    for number, (colour, background) in enumerate(TAUGHT_COLOURS, 1):
+        scene = Scene(TAUGHT, colour, background)
+        draw(scene, PICTURES_PX, PICTURES_PX, rng).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(sentence(scene, TRIGGER), "utf-8")
+    return parse(
+        {
+            "method": "lora",
+            "checkpoint": str(CHECKPOINT),
+            "images": str(folder),
+            "name": "lora",
+            "overwrite": True,
+            "steps": 400,
+            "batch_size": 4,
+            "learning_rate": 1e-3,
+            "rank": 8,
+            "alpha": 8,
+            "image_size_px": [PICTURES_PX, PICTURES_PX],
+            "bucket_step_px": 0,
+            "min_length_px": PICTURES_PX,
+            "seed": 1,
+        }
+    )
+
+
+def _held_out_crescents() -> tuple[Wanted, ...]:
+    scenes = [
+        Scene(TAUGHT, colour, background)
+        for colour in COLOURS
+        for background in COLOURS
+        if colour != background and (colour, background) not in TAUGHT_COLOURS
+    ]
+    order = np.random.default_rng(2).permutation(len(scenes))
+    return tuple(Wanted(sentence(scenes[i], TRIGGER), scenes[i]) for i in order)
+
+
+def _unrelated(count: int, seed: int) -> tuple[Wanted, ...]:
+    rng = np.random.default_rng(seed)
+    scenes = [random_scene(rng) for _ in range(count)]
+    return tuple(Wanted(sentence(scene), scene) for scene in scenes)
+
+
+EXAMPLES: dict[str, Example] = {
+    "lora": Example(
+        name="lora",
+        title=f"LoRA: eight pictures teach the word {TRIGGER}, a shape the checkpoint never saw",
+        prepare=prepare_lora,
+        held_out=_held_out_crescents(),
+        unrelated=_unrelated(100, seed=3),
+    ),
+}
