@@ -12,6 +12,7 @@ from transformers import CLIPTextModel
 from ..diffusion.schedule import NoiseSchedule, PredictionType, scaled_linear
 from .assemble import assemble_clip, assemble_unet, assemble_vae
 from .families import Family
+from .prompts import WeightedEncoder
 from .text import Conditioning, PromptEncoder
 from .tokenizer import clip_tokenizer
 
@@ -68,6 +69,11 @@ class DiffusionModel:
         """See `PromptEncoder.encode`."""
         with self.autocast():
             return self.prompts.encode(prompts)
+
+    def encode_weighted(self, prompts: list[str]) -> Conditioning:
+        """Prompts in the webui's syntax; see `WeightedEncoder`."""
+        with self.autocast():
+            return WeightedEncoder(self.prompts)(prompts)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -46,13 +46,13 @@ class PromptEncoder:
 
     def token_count(self, prompt: str) -> int:
         """Tokens of the prompt, without marks."""
-        return len(self._tokens(prompt))
+        return len(self.tokens(prompt))
 
     def chunks(self, prompt: str) -> list[list[int]]:
         """The prompt's windows as token ids, each 77 long; an empty prompt has one."""
-        tokens = self._tokens(prompt)
+        tokens = self.tokens(prompt)
         parts = [tokens[i : i + CHUNK_TOKENS] for i in range(0, len(tokens), CHUNK_TOKENS)]
-        return [self._window(part) for part in parts or [[]]]
+        return [self.window(part) for part in parts or [[]]]
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """States of `prompts`; shorter ones are filled up with empty windows.
@@ -63,27 +63,30 @@ class PromptEncoder:
         """
         windows = [self.chunks(prompt) for prompt in prompts]
         most = max(len(w) for w in windows)
-        empty = self._window([])
+        empty = self.window([])
         ids = torch.tensor(
             [window for w in windows for window in w + [empty] * (most - len(w))],
             device=self.text_encoder.device,
         )
-        states = self._states(ids)
+        states = self.states(ids)
         return Conditioning(states.reshape(len(prompts), -1, states.shape[-1]))
 
-    def _states(self, ids: torch.Tensor) -> torch.Tensor:
+    def states(self, ids: torch.Tensor) -> torch.Tensor:
+        """States [n, 77, width] of windows, int64 [n, 77], by the CLIP skip that was set."""
         if self.clip_skip == 1:
             return self.text_encoder(ids).last_hidden_state  # type: ignore[no-any-return]
         states = self.text_encoder(ids, output_hidden_states=True).hidden_states[-self.clip_skip]
         return self.text_encoder.text_model.final_layer_norm(states)  # type: ignore[no-any-return]
 
-    def _tokens(self, prompt: str) -> list[int]:
+    def tokens(self, prompt: str) -> list[int]:
+        """The prompt's token ids, without marks."""
         ids: list[int] = self.tokenizer(
             prompt, add_special_tokens=False, truncation=False, verbose=False
         ).input_ids
         return ids
 
-    def _window(self, tokens: list[int]) -> list[int]:
+    def window(self, tokens: list[int]) -> list[int]:
+        """At most 75 token ids between their marks, padded to 77."""
         end = self.tokenizer.eos_token_id
         padding = [end] * (CHUNK_TOKENS - len(tokens))
         return [self.tokenizer.bos_token_id, *tokens, end, *padding]
