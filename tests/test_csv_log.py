@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import csv
+
+from trainer.csv_log import COLUMNS, CsvLog
+from trainer.events import PhaseStarted, StepDone
+
+
+def step(number: int, te: float | None = None) -> StepDone:
+    return StepDone(number, 10, 1, 0.5 / number, 0.5, 1e-4, te, 1.5 * number, 2.0, 3.0)
+
+
+def read(path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_row_a_step_at_once(tmp_path):
+    log = CsvLog(tmp_path / "logs" / "x.csv")
+    log(PhaseStarted("Training", 10))
+    assert not log.path.exists()
+    log(step(1))
+    assert [row["step"] for row in read(log.path)] == ["1"]
+    log(step(2, te=5e-5))
+    first, second = read(log.path)
+    assert tuple(first) == COLUMNS
+    assert first["text_encoder_learning_rate"] == ""
+    assert float(second["text_encoder_learning_rate"]) == 5e-5
+    assert float(second["loss"]) == 0.25
+    assert float(second["seconds"]) == 3.0
+
+
+def test_a_new_run_replaces_and_a_resumed_one_continues(tmp_path):
+    path = tmp_path / "x.csv"
+    CsvLog(path)(step(1))
+    CsvLog(path)(step(2))
+    assert [row["step"] for row in read(path)] == ["1", "2"]
+    CsvLog(path)(step(1))
+    assert [row["step"] for row in read(path)] == ["1"]
