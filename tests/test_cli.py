@@ -16,7 +16,11 @@ import torch
 from safetensors.torch import save_file
 
 from trainer import cli
+from trainer.control import Control, Request
+from trainer.events import Notice
+from trainer.hosts.standalone import StandaloneHost
 from trainer.networks import kohya
+from trainer.run import run_job
 
 ROOT = Path(__file__).parents[1]
 
@@ -237,6 +241,17 @@ def test_job_file_that_is_no_job(tmp_path, text, capsys):
     path.write_text(text)
     assert cli.main(["check", str(path)]) == cli.BAD_INPUT
     assert "bad.json" in capsys.readouterr().err
+
+
+def test_stop_before_the_first_step_saves_nothing(job, tmp_path, tiny_checkpoint):
+    settings = cli.read_job(Path(job()[0]))
+    host = StandaloneHost(tiny_checkpoint.parent, tmp_path / "out", "cpu")
+    control, events = Control(), []
+    control.stop_and_save()
+    outcome = run_job(settings, host, control=control, sink=events.append)
+    assert (outcome.steps, outcome.request) == (0, Request.STOP_AND_SAVE)
+    assert any(isinstance(e, Notice) and "nothing was saved" in e.text for e in events)
+    assert not (tmp_path / "out" / "result.safetensors").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")

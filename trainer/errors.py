@@ -40,3 +40,10 @@ class MissingDependency(TrainyardError):
             f" - run: pip install {package}"
         )
         self.package = package
+
+
+class Stopped(TrainyardError):
+    """The user ended the job before its first step; there is nothing to save."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped before the first step; nothing was saved")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from .control import Control
+from .errors import Stopped
 from .events import Notice, PhaseStarted, Sink
 from .hosts.protocol import Host
 from .loop import Outcome
@@ -27,4 +30,8 @@ def run_job(settings: JobSettings, host: Host, *, control: Control, sink: Sink) 
     sink(PhaseStarted("Loading the checkpoint"))
     with host.borrow(settings[ModelSettings]) as model:
         session = Session(settings, plan, model, host, control=control, sink=sink)
-        return TRAIN[settings.method](session)
+        try:
+            return TRAIN[settings.method](session)
+        except Stopped as stopped:
+            sink(Notice(str(stopped)))
+            return Outcome(steps=0, loss=math.nan, request=control.request)

@@ -15,6 +15,7 @@ from .control import Control, Request
 from .csv_log import CsvLog
 from .data.batches import BatchOrder, LatentDataset
 from .data.views import View
+from .errors import Stopped
 from .events import Notice, PhaseProgress, PhaseStarted, Saved, Sink, fan_out
 from .hosts.protocol import Host
 from .loop import Loop, LossFunction, Outcome
@@ -85,6 +86,7 @@ class Session:
 
         Raises:
             BadInput: a picture cannot be decoded, unless such are skipped.
+            Stopped: the user ended the job meanwhile.
         """
         training = self.settings[TrainingSettings]
         self.sink(PhaseStarted("Encoding pictures", len(set(self.plan.views))))
@@ -94,10 +96,16 @@ class Session:
             encode_batch_size=VAE_BATCH_SIZE,
             device=self.model.device,
             unreadable=self.settings[DataSettings].unreadable,
-            progress=lambda done, total: self.sink(PhaseProgress(done)),
+            progress=self._encoded,
         )
         order = BatchOrder(dataset.frames_px, training.batch_size, self.seed)
         return TrainingData(dataset, order)
+
+    def _encoded(self, done: int, total: int) -> None:
+        del total
+        if self.control.checkpoint() is not Request.CONTINUE:
+            raise Stopped
+        self.sink(PhaseProgress(done))
 
     def prompt_encoder(self, prompts: Sequence[str]) -> Callable[[Sequence[str]], Conditioning]:
         """Encodes captions: from a cache filled now, or live when the text encoder is trained."""
@@ -149,6 +157,7 @@ class Session:
 
         Raises:
             NotANumber: when the loss is no number; what was saved before stays.
+            Stopped: the user ended the job before the first step.
         """
         loop = self.new_loop(network)
 
@@ -162,6 +171,8 @@ class Session:
             outcome = loop.run(
                 loss_of_next_batch, control=self.control, sink=self.sink, after_step=after_step
             )
+        if outcome.steps == 0:
+            raise Stopped
         if outcome.request is Request.STOP:
             self.sink(Notice(f"Stopped after step {outcome.steps}; nothing more was saved"))
         else:
