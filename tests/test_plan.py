@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainer.errors import BadInput
+from trainer.plan import free_name, make_plan
+from trainer.settings.groups import ModelSettings
+from trainer.settings.schema import parse
+
+
+class Host:
+    """A host whose every checkpoint is fine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.output_dir = folder / "out"
+        self.log_dir = folder / "logs"
+
+    def check_model(self, settings: ModelSettings) -> str:
+        return f"a model called {settings.checkpoint}"
+
+
+@pytest.fixture
+def plan(tmp_path, pictures):
+    def make(**changes: object):
+        job = {
+            "method": "lora",
+            "checkpoint": "x",
+            "images": str(pictures),
+            "name": "n",
+            "image_size_px": [64, 96],
+            "bucket_step_px": 32,
+            "min_length_px": 32,
+            "steps": 10,
+            "batch_size": 2,
+        }
+        return make_plan(parse({**job, **changes}), Host(tmp_path))
+
+    return make
+
+
+def test_frames_and_epochs_follow_from_the_pictures(plan):
+    found = plan()
+    assert found.model_title == "a model called x"
+    assert found.frames == {(64, 64): 3, (64, 96): 1}
+    assert found.steps_per_epoch == 3  # two batches of 64 x 64 px, one of 64 x 96 px
+    assert found.epochs == 4
+
+
+def test_repeats_and_accumulation_change_the_epoch(plan):
+    found = plan(repeats=3, gradient_accumulation_steps=2)
+    assert sum(found.frames.values()) == 12
+    assert found.steps_per_epoch == (5 + 2) / 2
+
+
+def test_copies_are_named_as_sd_scripts_names_them(plan):
+    by_steps = plan(save_every_steps=4).save_points
+    assert {s: p.name for s, p in by_steps.items()} == {
+        4: "n-step00000004.safetensors",
+        8: "n-step00000008.safetensors",
+    }
+    by_epochs = plan(save_every_epochs=1).save_points
+    assert {s: p.name for s, p in by_epochs.items()} == {
+        3: "n-000001.safetensors",
+        6: "n-000002.safetensors",
+        9: "n-000003.safetensors",
+    }
+
+
+def test_an_epoch_that_ends_between_two_steps_is_saved_at_the_next(plan):
+    points = plan(save_every_epochs=1, gradient_accumulation_steps=2).save_points
+    assert list(points) == [2, 3, 5, 6, 8, 9]  # an epoch is one and a half steps
+
+
+def test_no_copy_at_the_last_step(plan):
+    assert 10 not in plan(save_every_steps=5).save_points
+
+
+@pytest.mark.parametrize("epochs", [4, 100])
+def test_an_interval_that_never_fires_proposes_one_that_does(plan, epochs):
+    with pytest.raises(BadInput, match="save_every_epochs: .* never fires.*3.3 epochs.*at most 3"):
+        plan(save_every_epochs=epochs)
+    assert plan(save_every_epochs=3).save_points
+
+
+def test_free_name_counts_on(tmp_path):
+    assert free_name("n", tmp_path) == "n-2"
+    (tmp_path / "n-2.safetensors").touch()
+    assert free_name("n", tmp_path) == "n-3"
+
+
+def test_a_taken_name_is_refused_and_kept(plan, tmp_path):
+    file = plan().output_file
+    file.write_bytes(b"old")
+    with pytest.raises(BadInput, match="n-2"):
+        plan()
+    assert plan(overwrite=True).output_file == file
+    assert file.read_bytes() == b"old"
