@@ -1,7 +1,11 @@
-"""The embedded checkpoint as a file: where it lies, and how a webui gets it."""
+"""The embedded checkpoint as a file: where it lies, and how a webui gets it.
+
+`python -m trainer.demo.checkpoint FOLDER` puts it into a webui's `models/Stable-diffusion`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -38,3 +42,13 @@ def install_world(folder: Path) -> Path:
     yaml = YAML.read_text("utf-8").replace(TEXT_FOLDER_MARK, text_folder.as_posix())
     installed.with_suffix(".yaml").write_text(yaml, "utf-8")
     return installed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="a webui's models/Stable-diffusion")
+    print(f"Installed {install_world(parser.parse_args().folder)}; its pictures are 64 to 128 px")
+
+
+if __name__ == "__main__":
+    main()
