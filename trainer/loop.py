@@ -88,7 +88,7 @@ class Loop:
         self.optimizer = new_optimizer(optimizer, self.groups)
         self.schedule = new_schedule(optimizer, self.optimizer, training.steps)
         device = self.parameters[0].device.type
-        self.scaler = torch.amp.GradScaler(device, enabled=compute_dtype is torch.float16)
+        self.scaler = _new_scaler(device, compute_dtype is torch.float16)
         self._pending: list[_Pending] = []
         self._elapsed_before = 0.0
         self._started = time.monotonic()
@@ -197,3 +197,10 @@ class Loop:
             steps_per_s=steps_per_s,
             left_s=(self.training.steps - one.step) / max(steps_per_s, 1e-9),
         )
+
+
+def _new_scaler(device: str, enabled: bool) -> torch.amp.GradScaler:
+    """Loss scaling for half precision; before torch 2.3 it was made for CUDA alone."""
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler(device, enabled=enabled)
+    return torch.cuda.amp.GradScaler(enabled=enabled)
