@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import threading
+from collections.abc import Callable
 
 
 class Request(enum.Enum):
@@ -24,6 +25,9 @@ class Control:
         self._request = Request.CONTINUE
         self._running = threading.Event()
         self._running.set()
+        self.give_way: Callable[[], None] = self.wait_while_paused
+        """What happens between two steps; a host that shares its machine puts its own here, which
+        calls `wait_while_paused` at a moment when others may have the machine."""
 
     @property
     def request(self) -> Request:
@@ -54,5 +58,9 @@ class Control:
 
     def checkpoint(self) -> Request:
         """Called by the job between two steps: waits while paused, then says how to go on."""
-        self._running.wait()
+        self.give_way()
         return self._request
+
+    def wait_while_paused(self) -> None:
+        """Returns at once when nothing is paused, otherwise at `resume` or a stop."""
+        self._running.wait()

@@ -28,7 +28,7 @@ def run_job(settings: JobSettings, host: Host, *, control: Control, sink: Sink) 
     for warning in plan.warnings:
         sink(Notice(warning))
     sink(PhaseStarted("Loading the checkpoint"))
-    with host.borrow(settings[ModelSettings]) as model:
+    with host.borrow(settings[ModelSettings], control) as model:
         session = Session(settings, plan, model, host, control=control, sink=sink)
         try:
             return TRAIN[settings.method](session)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..control import Control
 from ..diffusion.schedule import PredictionType
 from ..errors import BadInput, Problem
 from ..models.checkpoint import EXTENSIONS, legacy_hash, read_tensors, sha256
@@ -39,7 +40,26 @@ class StandaloneHost:
     def log_dir(self) -> Path:
         return self._output_dir / "logs"
 
-    def checkpoints(self) -> list[Path]:
+    def checkpoints(self) -> list[str]:
+        """See `Host.checkpoints`; relative to `models_dir`."""
+        return [path.relative_to(self.models_dir).as_posix() for path in self._files()]
+
+    def vaes(self) -> list[str]:
+        """See `Host.vaes`: a VAE is a file among the checkpoints."""
+        return [name for name in self.checkpoints() if "vae" in name.lower()]
+
+    def loras(self) -> list[str]:
+        """See `Host.loras`."""
+        return [str(path) for path in sorted(self._output_dir.rglob("*.safetensors"))]
+
+    def loaded_checkpoint(self) -> str:
+        """See `Host.loaded_checkpoint`: nothing is loaded before a job begins."""
+        return ""
+
+    def published(self, path: Path) -> None:
+        """See `Host.published`."""
+
+    def _files(self) -> list[Path]:
         """Every checkpoint file below `models_dir`, sorted."""
         return sorted(
             path
@@ -58,7 +78,9 @@ class StandaloneHost:
         return found.title
 
     @contextmanager
-    def borrow(self, settings: ModelSettings) -> Iterator[DiffusionModel]:
+    def borrow(
+        self, settings: ModelSettings, control: Control | None = None
+    ) -> Iterator[DiffusionModel]:
         """See `Host.borrow`; here the model is loaded and dropped."""
         path = self._find("checkpoint", settings.checkpoint)
         tensors = read_tensors(path, "checkpoint")
@@ -86,7 +108,7 @@ class StandaloneHost:
         given = Path(name).expanduser()
         if given.is_absolute() or given.exists():
             return given
-        known = self.checkpoints() if self.models_dir.is_dir() else []
+        known = self._files() if self.models_dir.is_dir() else []
         for path in known:
             relative = path.relative_to(self.models_dir)
             if given in (relative, relative.with_suffix(""), Path(path.name), Path(path.stem)):

@@ -1,0 +1,198 @@
+"""AUTOMATIC1111's webui, 1.7 to 1.10: training on the checkpoint that it has loaded.
+
+Importing this file imports neither torch nor diffusers, so that the webui starts as fast as before.
+
+Source: facts/hosts.md of this project, read from the webui's modules.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules import paths_internal, sd_models, sd_vae, shared
+
+from ..control import Control
+from ..errors import BadInput, Problem
+from ..settings.groups import ModelSettings
+from ..settings.values import proposal
+from .gate import INTERLEAVE, SHARING, Manners
+
+if TYPE_CHECKING:
+    from ..models.model import DiffusionModel
+
+log = logging.getLogger(__name__)
+
+FINISH_FIRST, STOP_AND_SAVE = "finish the training first", "stop and save"
+CHECKPOINT_CHANGES = (FINISH_FIRST, STOP_AND_SAVE)
+"""What a training does when the user chooses another checkpoint in the middle."""
+
+SECTION = ("trainyard", "Trainyard")
+
+
+class WebuiHost:
+    """See `Host`."""
+
+    @property
+    def data_dir(self) -> Path:
+        """Where the queue, the user's own presets and the logs lie."""
+        return Path(paths_internal.data_path) / "trainyard"
+
+    @property
+    def output_dir(self) -> Path:
+        """See `Host.output_dir`: the webui's Lora folder, or the subfolder that is set."""
+        return lora_dir() / subfolder(str(option("subfolder", "")))
+
+    @property
+    def log_dir(self) -> Path:
+        """See `Host.log_dir`."""
+        return self.data_dir / "logs"
+
+    def checkpoints(self) -> list[str]:
+        """See `Host.checkpoints`."""
+        return [info.name for info in sd_models.checkpoints_list.values()]
+
+    def vaes(self) -> list[str]:
+        """See `Host.vaes`."""
+        return list(sd_vae.vae_dict)
+
+    def loras(self) -> list[str]:
+        """See `Host.loras`."""
+        return [str(path) for path in sorted(lora_dir().rglob("*.safetensors"))]
+
+    def loaded_checkpoint(self) -> str:
+        """See `Host.loaded_checkpoint`."""
+        live = sd_models.model_data.sd_model
+        if live is not None:
+            return str(live.sd_checkpoint_info.name)
+        chosen = sd_models.checkpoint_aliases.get(shared.opts.sd_model_checkpoint)
+        return "" if chosen is None else str(chosen.name)
+
+    def check_model(self, settings: ModelSettings) -> str:
+        """See `Host.check_model`."""
+        from .a1111_loan import inspect
+
+        return inspect(find_checkpoint(settings.checkpoint), find_vae(settings.vae))
+
+    @contextmanager
+    def borrow(
+        self, settings: ModelSettings, control: Control | None = None
+    ) -> Iterator[DiffusionModel]:
+        """See `Host.borrow`; the webui's queue lock is held except where `control` gives way."""
+        from .a1111_loan import Loan
+
+        loan = Loan(
+            settings,
+            find_checkpoint(settings.checkpoint),
+            find_vae(settings.vae),
+            control or Control(),
+            manners,
+            stop_at_change=option("checkpoint_change", FINISH_FIRST) == STOP_AND_SAVE,
+        )
+        with loan.held():
+            yield loan.model
+
+    def published(self, path: Path) -> None:
+        """See `Host.published`: the Lora extension looks at its folder anew."""
+        networks = sys.modules.get("networks")
+        if hasattr(networks, "list_available_networks"):
+            networks.list_available_networks()
+        else:
+            log.info("%s is saved; the webui's Lora extension is off", path)
+
+
+def lora_dir() -> Path:
+    """Where the webui looks for LoRA files."""
+    given = getattr(shared.cmd_opts, "lora_dir", None)
+    return Path(given) if given else Path(paths_internal.models_path) / "Lora"
+
+
+def subfolder(name: str) -> Path:
+    """A relative folder that stays inside the one it is put below.
+
+    Raises:
+        BadInput: it would lead out.
+    """
+    folder = Path(name.strip())
+    if folder.is_absolute() or folder.drive or ".." in folder.parts:
+        what = f"{name!r} leads out of the Lora folder"
+        raise BadInput([Problem("Settings > Trainyard", what, "give a folder name only")])
+    return folder
+
+
+def find_checkpoint(name: str) -> Any:
+    """The webui's entry for a checkpoint, by any of the names that the webui knows.
+
+    Raises:
+        BadInput: the webui lists no such checkpoint; the nearest name is proposed.
+    """
+    wanted = Path(name)
+    for info in sd_models.checkpoints_list.values():
+        names = {*info.ids, info.filename, info.name, str(Path(info.name).with_suffix(""))}
+        if name in names or (wanted.is_absolute() and wanted == Path(info.filename)):
+            return info
+    known = [info.name for info in sd_models.checkpoints_list.values()]
+    near = proposal(name, tuple(known))
+    cure = f"did you mean {near}?" if near else f"known: {', '.join(known[:8]) or 'none'}"
+    raise BadInput([Problem("checkpoint", f"the webui has no checkpoint {name!r}", cure)])
+
+
+def find_vae(name: str) -> Path | None:
+    """A VAE file by the webui's name for it or by path; None for an empty name.
+
+    Raises:
+        BadInput: there is no such file.
+    """
+    if not name:
+        return None
+    path = Path(sd_vae.vae_dict.get(name, name))
+    if path.is_file():
+        return path
+    known = ", ".join(list(sd_vae.vae_dict)[:8]) or "none"
+    raise BadInput([Problem("vae", f"the webui has no VAE {name!r}", f"known: {known}")])
+
+
+def manners() -> Manners:
+    """What the user has set about sharing the machine."""
+    idle_s = float(str(option("idle_s", Manners.idle_s)))
+    return Manners(str(option("sharing", INTERLEAVE)), idle_s)
+
+
+def option(name: str, default: object) -> object:
+    """One of our settings in the webui's Settings."""
+    return getattr(shared.opts, f"trainyard_{name}", default)
+
+
+def add_options() -> None:
+    """Adds our section to the webui's Settings; called back by on_ui_settings."""
+    import gradio
+
+    def add(name: str, default: object, label: str, *kind: object, **more: object) -> None:
+        info = shared.OptionInfo(default, label, *kind, section=SECTION, **more)
+        shared.opts.add_option(f"trainyard_{name}", info)
+
+    add(
+        "sharing",
+        INTERLEAVE,
+        "When a picture is generated during a training",
+        gradio.Radio,
+        {"choices": list(SHARING)},
+    )
+    add(
+        "idle_s",
+        Manners.idle_s,
+        "With 'pause while I work': seconds without work before training goes on",
+        gradio.Number,
+    )
+    add(
+        "checkpoint_change",
+        FINISH_FIRST,
+        "When another checkpoint is chosen during a training",
+        gradio.Radio,
+        {"choices": list(CHECKPOINT_CHANGES)},
+    )
+    add("subfolder", "", "Folder inside the Lora folder that results are written to")
