@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -56,8 +57,10 @@ def new_optimizer(
         {"params": list(group.parameters), "lr": group.learning_rate, "name": group.name}
         for group in groups
     ]
+    device = groups[0].parameters[0].device.type
+    fused = {"fused": True} if fused_works(make, device) else {}
     try:
-        return _fused_if_possible(make, rows, arguments)
+        return make(rows, **fused, **arguments)
     except (TypeError, ValueError) as error:
         raise BadInput(
             [
@@ -70,10 +73,13 @@ def new_optimizer(
         ) from error
 
 
-def _fused_if_possible(
-    make: Callable[..., torch.optim.Optimizer], rows: list[dict[str, Any]], arguments: Any
-) -> torch.optim.Optimizer:
+@lru_cache(maxsize=None)
+def fused_works(make: Callable[..., torch.optim.Optimizer], device: str) -> bool:
+    """Whether an optimizer has a fused form there: torch 2.1 fails at the first step only."""
+    probe = torch.zeros(1, device=device, requires_grad=True)
+    probe.grad = torch.zeros_like(probe)
     try:
-        return make(rows, fused=True, **arguments)
-    except RuntimeError:  # this torch has no fused form for the parameters' device
-        return make(rows, **arguments)
+        make([probe], fused=True).step()
+    except (RuntimeError, TypeError):
+        return False
+    return True
