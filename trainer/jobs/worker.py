@@ -27,6 +27,8 @@ Listener = Callable[[Job, Event], None]
 _RECORD_EVERY_S = 1.0
 """Progress is kept in memory and written down no more often than this."""
 _MAX_NOTES = 200
+_MAX_ERROR = 500
+"""Characters of an unforeseen error; all of it is in the log."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,8 @@ class Worker:
             error = str(failure)
             log.error("job %d %r failed: %s", job.id, job.name, error)
         except (Exception, SystemExit) as failure:
-            error = f"{type(failure).__name__}: {failure}"
+            text = str(failure).partition("\n")[0][:_MAX_ERROR]
+            error = f"{type(failure).__name__}: {text}"
             log.exception("job %d %r failed", job.id, job.name)
         with self._guard:
             self._current = None
