@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from small_models import FULL_UNETS, Model, full_model, small_model
+
+from tests.networks.small_models import FULL_UNETS, Model, full_model, shared_model
 
 
 @pytest.fixture(scope="session")
@@ -10,6 +11,6 @@ def full_models() -> dict[str, Model]:
 
 
 @pytest.fixture
-def model(request: pytest.FixtureRequest) -> Model:
-    """A small SD1 model, or of the family that the test names by `indirect`."""
-    return small_model(getattr(request, "param", "sd1"))
+def model() -> Model:
+    """A small SD1 model; networks must leave it as it is."""
+    return shared_model("sd1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -125,6 +126,12 @@ def small_model(family: str) -> Model:
     for module in (unet, *encoders):
         module.requires_grad_(False).eval()
     return Model(family, unet, encoders)
+
+
+@functools.cache
+def shared_model(family: str) -> Model:
+    """A small model for tests that leave it as it is, as every detached network does."""
+    return small_model(family)
 
 
 def full_model(family: str) -> Model:

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from small_models import Model
 
+from tests.networks.small_models import Model
 from trainer.errors import BadInput
 from trainer.networks.targets import find_targets
 from trainer.settings.groups import BLOCKS

@@ -1,0 +1,159 @@
+"""What every network kind adds to one layer: the common frame of an adapter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from .targets import Layer
+
+Stride: TypeAlias = tuple[int, ...]
+Padding: TypeAlias = str | tuple[int, ...]
+
+
+class MisfitError(ValueError):
+    """Tensors of a file do not belong on a layer; the message says why."""
+
+
+class Adapter(nn.Module):
+    """A trainable addition to one layer: y = W x + b + multiplier * scale * (delta W) x.
+
+    A kind of network is a subclass with the parameters of delta W, `forward`, and the names that
+    files give its parameters.  `forward(x)` returns the addition including `factor`; `hook` adds
+    it to the layer's output, and is what a kind overrides that does more than add.
+
+    Parameters hold the shapes that they have in a file, in fp32 unless the user chose otherwise.
+    They are cast to the dtype of `x`, so that a layer in bf16 or under autocast computes as fast
+    as without an adapter while the gradient arrives in the parameter's own dtype.
+    """
+
+    strength_in: ClassVar[tuple[str, ...]]
+    """Tensor names in which delta W is linear; the first one present takes a strength at save."""
+
+    def __init__(self, rank: int, alpha: float, *, scaled: bool = True) -> None:
+        """Keep rank and alpha; what is not `scaled` by alpha / rank counts as it is."""
+        super().__init__()
+        self.rank = rank
+        self.alpha = alpha
+        self.scaled = scaled
+        self.scale = alpha / rank if scaled else 1.0
+        self.factor = self.scale
+
+    def set_multiplier(self, multiplier: float) -> None:
+        """Set by how much the addition counts; 0 makes the layer exactly what it was."""
+        self.factor = multiplier * self.scale
+
+    def hook(self, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Forward hook: the layer's output with the addition."""
+        if self.factor == 0.0:
+            return output
+        return output + self.forward(inputs[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The addition to the layer's output for its input `x`, in the layer's output shape."""
+        raise NotImplementedError
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The parameters under the tensor names that files give them, without alpha."""
+        raise NotImplementedError
+
+
+def convolves(layer: Layer) -> bool:
+    """Whether the layer is a convolution with a kernel larger than 1 (own rank and alpha)."""
+    return isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
+
+
+def layer_shape(layer: Layer) -> tuple[int, int, tuple[int, ...]]:
+    """Output width, input width and kernel: () of a Linear, (k, k) of a convolution."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.out_channels, layer.in_channels, tuple(layer.kernel_size)
+    return layer.out_features, layer.in_features, ()
+
+
+def kaiming_uniform(shape: Sequence[int], generator: torch.Generator | None) -> nn.Parameter:
+    """Weights drawn as nn.Linear draws its own: uniform in +-1/sqrt(fan in), fp32 on the CPU.
+
+    Drawn on the CPU so that a seed gives the same weights on every device.
+
+    Source: He et al. 2015, Delving Deep into Rectifiers, eq. 10, with a leaky slope of sqrt(5).
+    """
+    bound = 1 / math.sqrt(math.prod(shape[1:]))
+    return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound, generator=generator))
+
+
+def normal(shape: Sequence[int], std: float, generator: torch.Generator | None) -> nn.Parameter:
+    """Normally distributed weights around 0, fp32 on the CPU."""
+    return nn.Parameter(torch.empty(*shape).normal_(0.0, std, generator=generator))
+
+
+def zeros(shape: Sequence[int]) -> nn.Parameter:
+    """Weights that start as nothing, so that an untrained network changes nothing."""
+    return nn.Parameter(torch.zeros(*shape))
+
+
+def rank_of(tensors: Mapping[str, Tensor], name: str) -> int:
+    """The rank of a file's group: the first axis of its tensor `name`.
+
+    Raises:
+        MisfitError: the tensor has no such axis.
+    """
+    if tensors[name].ndim < 2 or not tensors[name].shape[0]:
+        raise MisfitError(f"{name} has the shape {list(tensors[name].shape)}")
+    return tensors[name].shape[0]
+
+
+def alpha_of(tensors: Mapping[str, Tensor], rank: int) -> float:
+    """The alpha of a file's group; a file without one means alpha = rank.
+
+    Raises:
+        MisfitError: alpha is not one finite number other than 0.
+    """
+    if "alpha" not in tensors:
+        return float(rank)
+    if tensors["alpha"].numel() != 1:
+        raise MisfitError(f"alpha has the shape {list(tensors['alpha'].shape)}")
+    alpha = float(tensors["alpha"].item())
+    if alpha == 0.0 or not math.isfinite(alpha):
+        raise MisfitError(f"alpha is {alpha:g}")
+    return alpha
+
+
+def require(tensors: Mapping[str, Tensor], *names: str) -> None:
+    """Check that a file's group holds all these tensors.
+
+    Raises:
+        MisfitError: one is missing.
+    """
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise MisfitError(f"{', '.join(missing)} is missing beside {', '.join(sorted(tensors))}")
+
+
+def fill(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
+    """Give an adapter's parameters a file's values, in the parameters' dtype and device.
+
+    A kernel of 1x1 may be written out ([r, i, 1, 1]) or left out ([r, i]).
+
+    Raises:
+        MisfitError: a tensor is missing, is too many, or has another shape; nothing was changed.
+    """
+    weights = adapter.weights()
+    require(tensors, *weights)
+    extra = sorted(set(tensors) - set(weights) - {"alpha"})
+    if extra:
+        raise MisfitError(f"{', '.join(extra)} does not belong beside {', '.join(weights)}")
+    for name, weight in weights.items():
+        if _without_unit_kernel(tensors[name].shape) != _without_unit_kernel(weight.shape):
+            found, expected = list(tensors[name].shape), list(weight.shape)
+            raise MisfitError(f"{name} has the shape {found} where {expected} belongs")
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(tensors[name].reshape(weight.shape))
+
+
+def _without_unit_kernel(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(shape[:2]) if tuple(shape[2:]) == (1, 1) else tuple(shape)
