@@ -1,4 +1,4 @@
-"""The command line: `python -m trainer train|check|schema`."""
+"""The command line: `python -m trainer train|check|ui|schema`."""
 
 from __future__ import annotations
 
@@ -68,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--quick", action="store_true", help="do not measure memory and time of a step"
             )
+    page = add("ui", _ui, "Open the page, without a webui.")
+    page.add_argument("--models", type=Path, default=Path("models"), help="checkpoints")
+    page.add_argument("--out", type=Path, default=Path("outputs"), help="results")
+    page.add_argument("--port", type=int, default=7861)
+    page.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
     add("schema", _schema, "Print every parameter as JSON.")
     return parser
 
@@ -110,6 +115,15 @@ def _check(options: argparse.Namespace) -> int:
             print(f"memory      {cost.peak_mb:,.0f} MB at the peak, measured")
         total_s = cost.seconds_per_step * plan.steps
         print(f"time        {cost.seconds_per_step:.2f} s a step, {total_s / 60:.1f} min in all")
+    return DONE
+
+
+def _ui(options: argparse.Namespace) -> int:
+    from .hosts.standalone import StandaloneHost
+    from .ui.standalone import serve
+
+    host = StandaloneHost(options.models, options.out, options.device)
+    serve(host, host.output_dir / "trainyard", options.port)
     return DONE
 
 

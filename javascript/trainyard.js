@@ -1,0 +1,149 @@
+/* The Training tab: what its parts share. The other files of this folder add to `trainyard`. */
+"use strict";
+
+window.trainyard = window.trainyard || {
+    facts: null, // what the server wrote into the page: fields, methods, choices
+    root: null,
+    starters: [], // functions that the other files want run once the tab is in the page
+};
+
+(function (ty) {
+    /** An element by its id without the prefix. */
+    ty.at = (name) => document.getElementById("trainyard_" + name);
+
+    /** Makes an element: el("p", {class: "x", onclick: f}, "text", child, ...). */
+    ty.el = function (tag, properties = {}, ...children) {
+        const made = document.createElement(tag);
+        for (const [name, value] of Object.entries(properties)) {
+            if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+            else if (value === true) made.setAttribute(name, "");
+            else if (value !== false && value !== null && value !== undefined) {
+                made.setAttribute(name, value);
+            }
+        }
+        made.append(...children.filter((child) => child !== null && child !== undefined));
+        return made;
+    };
+
+    /** Replaces an element's children, but only when that changes anything to be seen. */
+    ty.fill = function (element, ...children) {
+        const made = document.createElement("div");
+        made.append(...children.filter((child) => child !== null && child !== undefined));
+        if (element.dataset.drawn === made.innerHTML) return false;
+        element.dataset.drawn = made.innerHTML;
+        element.replaceChildren(...made.childNodes);
+        return true;
+    };
+
+    ty.button = (text, onclick, more = {}) =>
+        ty.el("button", {type: "button", class: "trainyard_button", onclick, ...more}, text);
+
+    /** What a route answers, or an Error with `problems`; every problem names its field. */
+    ty.ask = async function (path, body) {
+        const options = {headers: {"X-Trainyard": "1"}, credentials: "same-origin"};
+        if (body !== undefined) {
+            options.method = "POST";
+            options.headers["Content-Type"] = "application/json";
+            options.body = JSON.stringify(body);
+        }
+        let answer;
+        try {
+            answer = await fetch(ty.url(path), options);
+        } catch {
+            throw Object.assign(new Error("The server does not answer."), {lost: true, problems: []});
+        }
+        const read = await answer.json().catch(() => ({}));
+        if (answer.ok) return read;
+        const problems = Array.isArray(read.problems) ? read.problems : [];
+        const text = problems.map(ty.told).join("\n") || read.error
+            || (typeof read.detail === "string" ? read.detail : "")
+            || `The server refused (${answer.status}).`;
+        throw Object.assign(new Error(text), {problems, lost: false});
+    };
+
+    /** The address of a route, also where the webui does not lie at the root of its server. */
+    ty.url = (path) => new URL("trainyard/" + path, document.baseURI.split("?")[0]).href;
+
+    ty.told = function (problem) {
+        const known = ty.facts.fields.find((one) => one.key === problem.where);
+        const where = known ? known.title : problem.where;
+        return `${where}: ${problem.what}${problem.cure ? " - " + problem.cure : ""}`;
+    };
+
+    /** Tells something under the buttons: kind is "bad", "good" or "". */
+    ty.say = function (text, kind = "") {
+        const place = ty.at("message");
+        place.className = kind ? "trainyard_" + kind : "";
+        place.replaceChildren(...(text ? text.split("\n") : []).map((line) => ty.el("p", {}, line)));
+    };
+
+    /** Runs what a button does; a failure is told, never silent. */
+    ty.attempt = async function (work) {
+        try {
+            return await work();
+        } catch (error) {
+            ty.say(error.message, "bad");
+            if (error.problems && ty.mark) ty.mark(error.problems, true);
+            return undefined;
+        }
+    };
+
+    /** Asks for a text or a yes in a dialog; answers null when it was dismissed. */
+    ty.dialog = function ({title, text = "", value = null, yes, danger = false}) {
+        return new Promise((resolve) => {
+            const input = value === null ? null
+                : ty.el("input", {type: "text", value, "aria-label": title, id: "trainyard_dialog_text"});
+            const answer = (given) => { box.close(); box.remove(); resolve(given); };
+            const form = ty.el("form", {method: "dialog", onsubmit: (event) => {
+                event.preventDefault();
+                answer(input ? input.value.trim() : true);
+            }},
+            ty.el("h2", {}, title), text ? ty.el("p", {}, text) : null, input,
+            ty.el("div", {class: "trainyard_row"},
+                ty.el("button", {type: "submit", id: "trainyard_dialog_yes",
+                    class: "trainyard_button " + (danger ? "trainyard_stop" : "trainyard_primary")}, yes),
+                ty.button("Cancel", () => answer(null))));
+            const box = ty.el("dialog", {class: "trainyard_dialog", oncancel: () => answer(null)}, form);
+            ty.root.append(box);
+            box.showModal();
+            if (input) input.select();
+        });
+    };
+
+    ty.duration = function (seconds) {
+        if (seconds === null || seconds === undefined || !isFinite(seconds)) return "";
+        const s = Math.max(0, Math.round(seconds));
+        if (s < 60) return `${s} s`;
+        if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+        return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+    };
+
+    ty.number = function (value) {
+        if (value === null || value === undefined || !isFinite(value)) return "";
+        if (value === 0) return "0";
+        const size = Math.abs(value);
+        if (size < 1e-3 || size >= 1e5) return value.toExponential(2).replace("e+", "e");
+        return String(Number(value.toPrecision(4)));
+    };
+
+    /** Calls a function once, some time after its last request. */
+    ty.later = function (work, wait_ms) {
+        let timer = null;
+        return () => { clearTimeout(timer); timer = setTimeout(work, wait_ms); };
+    };
+
+    function begin() {
+        const root = document.getElementById("trainyard_root");
+        const facts = document.getElementById("trainyard_facts");
+        if (!root || !facts || !ty.at("collect") || !ty.at("live") || !ty.at("queue")) {
+            setTimeout(begin, 150);
+            return;
+        }
+        if (ty.root === root) return;
+        ty.root = root;
+        ty.facts = JSON.parse(facts.textContent);
+        for (const start of ty.starters) start();
+    }
+
+    setTimeout(begin, 0);
+})(window.trainyard);

@@ -1,0 +1,318 @@
+/* The form: reading and writing its fields, marking what is wrong, methods, plan, pictures. */
+"use strict";
+
+(function (ty) {
+    const STORED = "trainyard_form";
+    const CHECK_MS = 250;
+    const PLAN_MS = 700;
+    let waiting = []; // promises of `read`
+    let written = null; // values on their way into the fields
+    let known = {}; // the fields' values as last read, by key
+    const touched = new Set();
+    let planned = 0; // number of the newest plan that was asked for
+
+    ty.method = "";
+    ty.take = function (values) {
+        const read = Object.fromEntries(ty.facts.fields.map((one, i) => [one.key, values[i]]));
+        for (const resolve of waiting.splice(0)) resolve(read);
+    };
+    ty.give = () => written;
+
+    /** The values of all fields, by key. */
+    ty.read = () => new Promise((resolve, reject) => {
+        waiting.push(resolve);
+        setTimeout(() => reject(new Error("The form could not be read; reload the page.")), 4000);
+        ty.at("collect").click();
+    });
+
+    /** Sets some fields; the others stay as they are. */
+    ty.write = async function (values) {
+        const now = await ty.read();
+        written = ty.facts.fields.map((one) => (one.key in values ? values[one.key] : now[one.key]));
+        ty.at("apply").click();
+        known = {...now, ...values};
+        await new Promise((resolve) => setTimeout(resolve, 150));
+        store();
+        check();
+        plan();
+    };
+
+    /** The job that the form describes, as settings. */
+    ty.settings = async function () {
+        const values = await ty.read();
+        const job = {method: ty.method};
+        for (const one of ty.facts.fields) {
+            const value = values[one.key];
+            const unset = one.section === "second" && (value === "" || value === null);
+            if (one.methods.includes(ty.method) && !unset) job[one.key] = value === null ? "" : value;
+        }
+        return job;
+    };
+
+    ty.chooseMethod = async function (method, values = {}) {
+        const before = ty.method;
+        show(method);
+        const now = await ty.read();
+        const changes = {};
+        for (const one of ty.facts.fields) {
+            // what was never changed follows the method's own defaults
+            const old = one.defaults[before];
+            if (method in one.defaults && same(now[one.key], old === undefined ? one.defaults[method] : old)) {
+                changes[one.key] = one.defaults[method];
+            }
+        }
+        await ty.write({...changes, ...values});
+    };
+
+    /** Fills in settings that came from a preset, a job or a file. */
+    ty.fillIn = (values) => {
+        const {method, ...rest} = values;
+        return ty.chooseMethod(method && method in ty.facts.methods ? method : ty.method, rest);
+    };
+
+    ty.reset = async function () {
+        const changes = {};
+        for (const one of ty.facts.fields) {
+            const kept = one.required && one.section !== "second";
+            if (!kept && ty.method in one.defaults) changes[one.key] = one.defaults[ty.method];
+        }
+        touched.clear();
+        await ty.write(changes);
+    };
+
+    /** Marks the fields that problems name. `all` also marks what nobody has touched yet. */
+    ty.mark = function (problems, all = false) {
+        let first = null;
+        for (const one of ty.facts.fields) {
+            const found = problems.filter((problem) => problem.where === one.key);
+            const fresh = !touched.has(one.key) && blank(known[one.key]);
+            const text = found.length && (all || !fresh) ? found.map(sentence).join("\n") : "";
+            const block = document.getElementById(one.id);
+            if (!block) continue;
+            put(block, one, text);
+            if (text && !first) first = block;
+        }
+        if (all && first) {
+            for (let box = first; box; box = box.parentElement) open(box);
+            first.scrollIntoView({block: "center", behavior: "smooth"});
+            (first.querySelector("input, textarea") || first).focus({preventScroll: true});
+        }
+    };
+
+    const blank = (value) => value === "" || value === null || value === undefined;
+    const same = (a, b) => JSON.stringify(a ?? "") === JSON.stringify(b ?? "");
+    const sentence = (problem) => problem.what + (problem.cure ? " - " + problem.cure : "");
+
+    function put(block, one, text) {
+        let place = block.querySelector(":scope > .trainyard_problem");
+        if (!place && text) {
+            place = ty.el("p", {class: "trainyard_problem", id: one.id + "_problem", role: "alert"});
+            block.append(place);
+        }
+        if (place && place.textContent !== text) place.textContent = text;
+        if (place) place.hidden = !text;
+        block.classList.toggle("trainyard_wrong", Boolean(text));
+        for (const input of block.querySelectorAll("input, textarea")) {
+            if (text) input.setAttribute("aria-invalid", "true");
+            else input.removeAttribute("aria-invalid");
+        }
+    }
+
+    /** Opens an accordion that is closed. */
+    function open(box) {
+        if (!box.classList || !box.classList.contains("trainyard_group")) return;
+        const handle = box.querySelector("button.label-wrap");
+        if (handle && !handle.classList.contains("open")) handle.click();
+    }
+
+    function show(method) {
+        ty.method = method;
+        ty.root.dataset.method = method;
+        for (const card of ty.root.querySelectorAll(".trainyard_card")) {
+            const chosen = card.dataset.method === method;
+            card.setAttribute("aria-checked", String(chosen));
+            card.tabIndex = chosen ? 0 : -1;
+        }
+    }
+
+    function store() {
+        try {
+            localStorage.setItem(STORED, JSON.stringify({method: ty.method, values: known}));
+        } catch { /* a browser without storage only forgets the form at a reload */ }
+    }
+
+    async function restore() {
+        let kept = null;
+        try {
+            kept = JSON.parse(localStorage.getItem(STORED) || "null");
+        } catch { /* as if nothing had been kept */ }
+        const method = kept && kept.method in ty.facts.methods ? kept.method : ty.facts.method;
+        show(method);
+        known = await ty.read();
+        const values = {};
+        for (const one of ty.facts.fields) {
+            const value = kept && kept.values ? kept.values[one.key] : undefined;
+            const text = typeof value === "string" && typeof known[one.key] !== "object";
+            const alike = typeof value === typeof known[one.key]
+                && Array.isArray(value) === Array.isArray(known[one.key]);
+            if (value !== undefined && (alike || text)) values[one.key] = value;
+        }
+        if (Object.keys(values).length) await ty.write(values);
+        else { check(); plan(); }
+    }
+
+    async function changed() {
+        const now = await ty.read();
+        const keys = Object.keys(now).filter((key) => !same(now[key], known[key]));
+        if (!keys.length) return;
+        for (const key of keys) touched.add(key);
+        known = now;
+        store();
+        check();
+        plan();
+    }
+
+    const check = ty.later(async () => {
+        try {
+            const answer = await ty.ask("check", {settings: await ty.settings()});
+            ty.mark(answer.problems);
+        } catch (error) {
+            if (!error.lost) ty.say(error.message, "bad");
+        }
+    }, 50);
+
+    const plan = ty.later(async () => {
+        const place = ty.at("plan");
+        const number = ++planned;
+        const slow = setTimeout(() => ty.fill(place, ty.el("p", {}, "Working out the plan ...")), 600);
+        try {
+            const answer = await ty.ask("plan", {settings: await ty.settings()});
+            if (number !== planned) return;
+            ty.fill(place, ...drawPlan(answer));
+            ty.drawData(answer);
+            ty.mark(answer.problems);
+        } catch (error) {
+            if (number === planned) ty.fill(place, ty.el("p", {class: "trainyard_bad"}, error.message));
+        } finally {
+            clearTimeout(slow);
+        }
+    }, PLAN_MS);
+    ty.plan = plan;
+
+    function drawPlan(answer) {
+        const missing = answer.problems.filter((problem) => problem.what === "is missing");
+        const wrong = answer.problems.filter((problem) => problem.what !== "is missing");
+        const lines = [];
+        if (answer.plan) lines.push(...planLines(answer.plan));
+        if (missing.length) {
+            const names = missing.map((problem) => {
+                const one = ty.facts.fields.find((field) => field.key === problem.where);
+                return ty.el("a", {href: "#" + (one ? one.id : ""), onclick: (event) => {
+                    event.preventDefault();
+                    touched.add(problem.where);
+                    ty.mark(answer.problems, true);
+                }}, one ? one.title : problem.where);
+            });
+            const list = names.flatMap((name, i) => (i ? [", ", name] : [name]));
+            lines.push(ty.el("p", {class: "trainyard_todo"}, ty.el("strong", {}, "Still needed:"), " ", ...list));
+        }
+        for (const problem of wrong) lines.push(ty.el("p", {class: "trainyard_bad"}, ty.told(problem)));
+        return lines;
+    }
+
+    function planLines(found) {
+        const parts = found.facts.map((fact) => ty.el("li", {}, fact));
+        const lines = [ty.el("ul", {class: "trainyard_facts"}, ...parts)];
+        lines.push(ty.el("p", {class: "trainyard_file"}, ty.el("span", {}, "Writes"), " ",
+            ty.el("code", {}, found.file)));
+        for (const warning of found.warnings) {
+            lines.push(ty.el("p", {class: "trainyard_warning"}, warning));
+        }
+        return lines;
+    }
+
+    /** A question mark at every field of "More" that shows its help; the others show it at once. */
+    function explain() {
+        const tip = ty.el("div", {id: "trainyard_tip", role: "tooltip", hidden: true});
+        ty.root.append(tip);
+        const hide = () => { tip.hidden = true; };
+        for (const one of ty.facts.fields) {
+            const block = document.getElementById(one.id);
+            const help = block && helpOf(block);
+            if (!help) continue;
+            help.classList.add("trainyard_help");
+            help.id = one.id + "_help";
+            for (const input of block.querySelectorAll("input, textarea")) {
+                input.setAttribute("aria-describedby", `${help.id} ${one.id}_problem`);
+                if (["int", "float"].includes(one.kind)) input.inputMode = "decimal";
+                if (one.kind !== "bool") Object.assign(input, {spellcheck: false, autocomplete: "off"});
+            }
+            if (!["more", "second"].includes(one.section)) continue;
+            const reveal = (event) => {
+                tip.textContent = help.textContent;
+                tip.hidden = false;
+                const spot = event.currentTarget.getBoundingClientRect();
+                const left = Math.min(spot.left, window.innerWidth - tip.offsetWidth - 8);
+                const below = spot.bottom + 6 + tip.offsetHeight < window.innerHeight;
+                tip.style.left = Math.max(8, left) + "px";
+                tip.style.top = (below ? spot.bottom + 6 : spot.top - tip.offsetHeight - 6) + "px";
+            };
+            block.append(ty.el("button", {type: "button", class: "trainyard_what",
+                "aria-label": "Explain: " + one.title, onmouseenter: reveal, onfocus: reveal,
+                onclick: reveal, onmouseleave: hide, onblur: hide}, "?"));
+        }
+        document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+    }
+
+    function helpOf(block) {
+        const title = block.querySelector("[data-testid=block-info]");
+        if (title && title.nextElementSibling && title.nextElementSibling.tagName === "DIV"
+            && !title.nextElementSibling.querySelector("input")) return title.nextElementSibling;
+        const label = block.querySelector("input[type=checkbox]") && block.querySelector("label");
+        const beside = label && (label.previousElementSibling || label.nextElementSibling);
+        return beside && !beside.querySelector("input, textarea") ? beside : null;
+    }
+
+    function search() {
+        const words = ty.at("search").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
+        let found = 0;
+        for (const group of ty.root.querySelectorAll(".trainyard_group")) {
+            let inside = 0;
+            for (const one of ty.facts.fields) {
+                const block = document.getElementById(one.id);
+                if (!block || !group.contains(block)) continue;
+                const text = `${one.title} ${one.words}`.toLowerCase();
+                const hit = words.every((word) => text.includes(word));
+                block.classList.toggle("trainyard_unfound", !hit);
+                if (hit && one.methods.includes(ty.method)) inside += 1;
+            }
+            group.classList.toggle("trainyard_unfound", inside === 0);
+            if (words.length && inside) open(group);
+            found += inside;
+        }
+        ty.at("search_none").hidden = found > 0;
+    }
+
+    ty.starters.push(() => {
+        const form = ty.at("form");
+        const soon = ty.later(() => changed().catch((error) => ty.say(error.message, "bad")), CHECK_MS);
+        for (const name of ["input", "change", "click", "keyup", "focusout"]) {
+            form.addEventListener(name, soon);
+        }
+        for (const card of form.querySelectorAll(".trainyard_card")) {
+            card.addEventListener("click", () => ty.attempt(() => ty.chooseMethod(card.dataset.method)));
+        }
+        ty.at("methods").addEventListener("keydown", (event) => {
+            const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
+            if (!step) return;
+            event.preventDefault();
+            const cards = [...form.querySelectorAll(".trainyard_card")];
+            const next = cards[(cards.indexOf(document.activeElement) + step + cards.length) % cards.length];
+            next.focus();
+            next.click();
+        });
+        ty.at("search").addEventListener("input", search);
+        explain();
+        restore().catch((error) => ty.say(error.message, "bad"));
+    });
+})(window.trainyard);

@@ -1,0 +1,240 @@
+/* What runs: the buttons, progress, the loss curve and the log, by polling the status route. */
+"use strict";
+
+(function (ty) {
+    const BUSY_MS = 700, IDLE_MS = 3000, HIDDEN_MS = 6000, LOST_MS = 2500;
+    let curve = [], curveJob = null, lost = false, server = null, drawn = "";
+    ty.status = null; // the server's last answer
+    ty.editing = null; // the waiting job whose settings are in the form
+    ty.listeners = []; // called with every new status
+
+    /** Asks now, and again after a while. */
+    async function poll() {
+        let wait_ms = IDLE_MS;
+        try {
+            const last = curve.length ? curve[curve.length - 1][0] : 0;
+            const status = await ty.ask(`status?job=${curveJob ?? ""}&since=${last}`);
+            if (lost) back(status);
+            server = status.server;
+            keep(status);
+            ty.status = status;
+            draw(status);
+            for (const listener of ty.listeners) listener(status);
+            wait_ms = status.running ? BUSY_MS : IDLE_MS;
+        } catch (error) {
+            wait_ms = LOST_MS;
+            if (!lost) gone(error);
+        }
+        if (document.hidden || !ty.root.offsetParent) wait_ms = Math.max(wait_ms, HIDDEN_MS);
+        timer = setTimeout(poll, wait_ms);
+    }
+    let timer = null;
+
+    /** Polls at once, because something has changed. */
+    ty.refresh = function () {
+        clearTimeout(timer);
+        return poll();
+    };
+
+    function gone(error) {
+        lost = true;
+        ty.root.classList.add("trainyard_lost");
+        ty.say((error.lost ? "The server does not answer." : error.message)
+            + " What you see may be old. Trying again by itself ...", "bad");
+        for (const button of ty.at("actions").children) button.disabled = true;
+    }
+
+    function back(status) {
+        lost = false;
+        ty.root.classList.remove("trainyard_lost");
+        const restarted = server !== null && status.server !== server;
+        ty.say(restarted ? "The server is back; it was started anew." : "The server is back.", "good");
+        ty.plan();
+    }
+
+    function keep(status) {
+        const fresh = status.curve_job !== curveJob;
+        const again = status.curve.length && curve.length && status.curve[0][0] <= curve[curve.length - 1][0];
+        curve = fresh || again ? status.curve : curve.concat(status.curve);
+        curveJob = status.curve_job;
+    }
+
+    // ------------------------------------------------------------------ buttons
+
+    const current = () => (ty.status && ty.status.job) || null;
+
+    function buttons(status) {
+        const job = status.job, paused = Boolean(job) && job.state === "paused";
+        const start = ty.at("start"), waiting = status.jobs.filter((one) => one.state === "queued").length;
+        start.disabled = false;
+        start.textContent = status.running ? "Add and run next" : "Start training";
+        start.hidden = status.running;
+        ty.at("enqueue").disabled = false;
+        ty.at("enqueue").textContent = ty.editing !== null ? "Save changes to the waiting job" : "Add to queue";
+        ty.at("enqueue").title = status.running || waiting ? "It runs when the others are done" : "";
+        ty.at("pause").disabled = !job || status.stopping;
+        ty.at("pause").textContent = paused ? "Go on" : "Pause";
+        ty.at("stop").disabled = !job;
+        ty.at("stop_save").disabled = !job || status.stopping || !status.step;
+    }
+
+    async function enqueue(start) {
+        const settings = await ty.settings();
+        ty.say("");
+        if (ty.editing !== null && !start) {
+            await ty.ask(`jobs/${ty.editing}/edit`, {settings});
+            ty.editing = null;
+            ty.say("The waiting job was changed.", "good");
+        } else {
+            const {job} = await ty.ask("jobs", {settings, start});
+            const ahead = ty.status.jobs.filter((one) => ["queued", "running", "paused"].includes(one.state));
+            const behind = ahead.length ? ` behind ${ahead.length} other${ahead.length > 1 ? "s" : ""}` : "";
+            ty.say(start && !ahead.length ? `${job.name} starts.` : `${job.name} is in the queue${behind}.`, "good");
+        }
+        await ty.refresh();
+    }
+
+    async function pause() {
+        const job = current();
+        if (job) await ty.ask(`jobs/${job.id}/${job.state === "paused" ? "resume" : "pause"}`, {});
+        await ty.refresh();
+    }
+
+    async function stop(save) {
+        const job = current();
+        if (!job) return;
+        if (!save) {
+            const sure = await ty.dialog({title: `Stop ${job.name} without saving?`, yes: "Stop", danger: true,
+                text: "What it has learnt since its last saved file is lost. The queue waits."});
+            if (!sure) return;
+        }
+        await ty.ask(`jobs/${job.id}/stop`, {save});
+        ty.say(save ? "Saving after this step. The queue waits." : "Stopping after this step. The queue waits.");
+        await ty.refresh();
+    }
+
+    // ------------------------------------------------------------------ progress
+
+    function draw(status) {
+        buttons(status);
+        const place = ty.at("live");
+        if (!place.childElementCount) skeleton(place);
+        const job = status.job || lastRun(status);
+        place.hidden = !job;
+        if (!job) return;
+        progress(job, status);
+        const key = `${curveJob}:${curve.length}:${place.clientWidth}`;
+        if (key !== drawn) {
+            drawn = key;
+            ty.at("curve").hidden = curve.length < 2;
+            if (curve.length > 1) {
+                ty.chart(ty.at("curve"), [{name: job.name, colour: ty.COLOURS[0], points: curve}],
+                    "Loss over steps");
+            }
+        }
+        const log = ty.at("log"), atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
+        const text = status.log.join("\n");
+        if (log.textContent !== text) {
+            log.textContent = text;
+            if (atEnd) log.scrollTop = log.scrollHeight;
+        }
+        ty.at("log_box").hidden = !text;
+    }
+
+    const lastRun = (status) => status.jobs.find((one) => one.id === status.curve_job) || null;
+
+    function skeleton(place) {
+        place.append(
+            ty.el("div", {id: "trainyard_headline"}),
+            ty.el("div", {id: "trainyard_bar", role: "progressbar", "aria-label": "Progress",
+                "aria-valuemin": 0, "aria-valuemax": 100}, ty.el("div", {})),
+            ty.el("dl", {id: "trainyard_numbers"}),
+            ty.el("div", {id: "trainyard_curve"}),
+            ty.el("div", {id: "trainyard_done"}),
+            ty.el("details", {id: "trainyard_log_box"}, ty.el("summary", {}, "Log"),
+                ty.button("Copy", () => ty.attempt(copyLog), {id: "trainyard_log_copy"}),
+                ty.el("pre", {id: "trainyard_log", tabindex: 0})));
+    }
+
+    async function copyLog() {
+        await ty.copy(ty.at("log").textContent);
+        ty.say("The log was copied.", "good");
+    }
+
+    /** Puts a text into the clipboard, also where the page is not served by https. */
+    ty.copy = async function (text) {
+        if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
+        const area = ty.el("textarea", {class: "trainyard_hidden"});
+        area.value = text;
+        ty.root.append(area);
+        area.style.display = "block";
+        area.select();
+        const done = document.execCommand("copy");
+        area.remove();
+        if (!done) throw new Error("The browser did not let this page copy.");
+        return undefined;
+    };
+
+    ty.STATES = {queued: "Waiting", running: "Running", paused: "Paused", done: "Done", failed: "Failed",
+        cancelled: "Stopped", interrupted: "Interrupted"};
+
+    function progress(job, status) {
+        const live = Boolean(status.job), step = live ? status.step : null;
+        const share = job.total ? Math.min(1, job.done / job.total) : null;
+        const ended = !live && job.state === "done";
+        const phase = live ? job.phase || "Starting" : ty.STATES[job.state];
+        ty.fill(ty.at("headline"), ty.el("strong", {}, job.name), " ",
+            ty.el("span", {class: "trainyard_state trainyard_is_" + job.state},
+                job.state === "paused" ? "Paused" : status.stopping ? "Stopping" : phase),
+            ty.el("span", {class: "trainyard_count"}, job.total ? `${job.done} / ${job.total}` : ""));
+        const bar = ty.at("bar");
+        bar.classList.toggle("trainyard_busy", live && share === null);
+        bar.firstElementChild.style.width = `${100 * (ended ? 1 : share ?? 0)}%`;
+        if (share === null) bar.removeAttribute("aria-valuenow");
+        else bar.setAttribute("aria-valuenow", Math.round(100 * share));
+        ty.fill(ty.at("numbers"), ...numbers(job, step, status).flatMap(([name, value]) => (value
+            ? [ty.el("div", {}, ty.el("dt", {}, name), ty.el("dd", {}, value))] : [])));
+        ty.fill(ty.at("done"), job.error ? ty.el("p", {class: "trainyard_bad"}, job.error) : null,
+            ...(live ? [] : ty.finished(job)));
+    }
+
+    function numbers(job, step, status) {
+        const training = step && job.total === step.total_steps;
+        const speed = step && step.steps_per_s
+            ? (step.steps_per_s >= 1 ? `${ty.number(step.steps_per_s)} steps/s`
+                : `${ty.number(1 / step.steps_per_s)} s/step`) : "";
+        const rate = step ? ty.number(step.learning_rate)
+            + (step.text_encoder_learning_rate !== null
+                && step.text_encoder_learning_rate !== step.learning_rate
+                ? `, text ${ty.number(step.text_encoder_learning_rate)}` : "") : "";
+        const took = !status.job && job.started_s && job.finished_s
+            ? ty.duration(job.finished_s - job.started_s) : "";
+        return [
+            ["Step", step ? `${step.step} / ${step.total_steps}` : ""],
+            ["Epoch", step ? String(step.epoch) : ""],
+            ["Time left", training ? ty.duration(step.left_s) : ""],
+            ["Speed", speed],
+            ["Loss", ty.number(step ? step.smoothed_loss : job.loss)],
+            ["Learning rate", rate],
+            ["Memory", status.job && status.memory_mb ? `${(status.memory_mb / 1024).toFixed(1)} GB` : ""],
+            ["Took", took],
+        ];
+    }
+
+    ty.starters.push(() => {
+        const actions = {start: () => enqueue(true), enqueue: () => enqueue(false), pause,
+            stop: () => stop(false), stop_save: () => stop(true)};
+        for (const [name, work] of Object.entries(actions)) {
+            const button = ty.at(name);
+            button.addEventListener("click", async () => {
+                button.disabled = true; // a second click cannot start a second job
+                await ty.attempt(work);
+                if (ty.status && !lost) buttons(ty.status);
+            });
+        }
+        for (const button of ty.at("actions").children) button.disabled = true;
+        document.addEventListener("visibilitychange", () => { if (!document.hidden) ty.refresh(); });
+        window.addEventListener("resize", ty.later(() => { if (ty.status) draw(ty.status); }, 200));
+        poll();
+    });
+})(window.trainyard);

@@ -1,0 +1,136 @@
+/* Presets: load, save, rename, delete, reset, and settings from a file. */
+"use strict";
+
+(function (ty) {
+    const HEADER_BYTES_MAX = 50e6;
+    let presets = [];
+
+    const chosen = () => ty.at("preset").value;
+
+    async function list(select) {
+        presets = (await ty.ask("presets")).presets;
+        const box = ty.at("preset"), before = select || chosen();
+        const options = (own) => presets.filter((one) => one.own === own)
+            .map((one) => ty.el("option", {value: one.name}, one.name));
+        const groups = [["Yours", options(true)], ["Shipped", options(false)]]
+            .filter(([, members]) => members.length)
+            .map(([label, members]) => ty.el("optgroup", {label}, ...members));
+        box.replaceChildren(...groups);
+        if (presets.some((one) => one.name === before)) box.value = before;
+        buttons();
+    }
+
+    function buttons() {
+        const one = presets.find((preset) => preset.name === chosen());
+        ty.at("preset_load").disabled = !one;
+        for (const name of ["preset_rename", "preset_delete"]) {
+            ty.at(name).disabled = !one || !one.own;
+            ty.at(name).title = one && !one.own ? "Only your own presets can be changed" : "";
+        }
+    }
+
+    async function load() {
+        const {values} = await ty.ask("presets/load", {name: chosen()});
+        await ty.fillIn(values);
+        ty.say(`Preset loaded: ${chosen()}`, "good");
+    }
+
+    async function save() {
+        const one = presets.find((preset) => preset.name === chosen());
+        const name = await ty.dialog({title: "Save as preset", yes: "Save", value: one && one.own ? one.name : "",
+            text: "All fields are saved but the ones that name your pictures and files."});
+        if (!name) return;
+        const settings = await ty.settings();
+        for (const field of ty.facts.fields) {
+            const personal = field.required || field.picks || field.key === "name";
+            if (personal && field.picks !== "prompt") delete settings[field.key];
+        }
+        try {
+            await ty.ask("presets/save", {name, settings});
+        } catch (error) {
+            const taken = error.problems.length === 1 && error.problems[0].what.includes("exists already");
+            if (!taken) throw error;
+            const sure = await ty.dialog({title: `Overwrite the preset ${name}?`, yes: "Overwrite", danger: true,
+                text: "Its old values are lost."});
+            if (!sure) return;
+            await ty.ask("presets/save", {name, settings, overwrite: true});
+        }
+        await list(name);
+        ty.say(`Preset saved: ${name}`, "good");
+    }
+
+    async function rename() {
+        const old = chosen();
+        const name = await ty.dialog({title: `Rename the preset ${old}`, yes: "Rename", value: old});
+        if (!name || name === old) return;
+        await ty.ask("presets/rename", {old, new: name});
+        await list(name);
+    }
+
+    async function remove() {
+        const name = chosen();
+        const sure = await ty.dialog({title: `Delete the preset ${name}?`, yes: "Delete", danger: true});
+        if (!sure) return;
+        await ty.ask("presets/delete", {name});
+        await list();
+    }
+
+    /** Settings of a dropped or chosen file; of a LoRA only its header is read, and in the page. */
+    async function take(file) {
+        const text = file.name.toLowerCase().endsWith(".safetensors") ? await header(file) : await file.text();
+        let read;
+        try {
+            read = JSON.parse(text);
+        } catch {
+            throw new Error(`${file.name} holds no settings - drop a preset or a LoRA`);
+        }
+        const {values, lost} = await ty.ask("presets/import", {settings: read});
+        await ty.fillIn(values);
+        const lines = lost.map((one) => `${ty.told(one)}`);
+        ty.say([`Settings taken from ${file.name}`, ...lines].join("\n"), lines.length ? "" : "good");
+    }
+
+    async function header(file) {
+        const start = new DataView(await file.slice(0, 8).arrayBuffer());
+        const length = Number(start.getBigUint64(0, true));
+        if (length > HEADER_BYTES_MAX) throw new Error(`${file.name} is no LoRA file`);
+        const read = JSON.parse(await file.slice(8, 8 + length).text());
+        return JSON.stringify({metadata: read.__metadata__ || {}});
+    }
+
+    ty.takeFile = take;
+
+    ty.starters.push(() => {
+        const actions = {load, save, rename, delete: remove, reset: ty.reset};
+        for (const [name, work] of Object.entries(actions)) {
+            ty.at("preset_" + name).addEventListener("click", () => {
+                closeMenu();
+                ty.attempt(work);
+            });
+        }
+        ty.at("preset").addEventListener("change", buttons);
+        const input = ty.at("preset_file");
+        ty.at("preset_import").addEventListener("click", () => { closeMenu(); input.click(); });
+        input.addEventListener("change", () => {
+            if (input.files.length) ty.attempt(() => take(input.files[0]));
+            input.value = "";
+        });
+        const zone = ty.at("presets");
+        const over = (on) => (event) => {
+            event.preventDefault();
+            event.stopPropagation();
+            zone.classList.toggle("trainyard_over", on);
+            if (event.type === "drop" && event.dataTransfer.files.length) {
+                ty.attempt(() => take(event.dataTransfer.files[0]));
+            }
+        };
+        zone.addEventListener("dragover", over(true));
+        zone.addEventListener("dragleave", over(false));
+        zone.addEventListener("drop", over(false));
+        ty.attempt(list);
+    });
+
+    function closeMenu() {
+        for (const menu of ty.root.querySelectorAll("details.trainyard_menu")) menu.open = false;
+    }
+})(window.trainyard);

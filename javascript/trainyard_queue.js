@@ -1,0 +1,238 @@
+/* The queue, the results, the history of runs, and the pictures of the folder. */
+"use strict";
+
+(function (ty) {
+    const PENDING = ["running", "paused", "queued"];
+    let compared = new Set(), runs = [], drawnRuns = "";
+
+    const when = (seconds) => (seconds ? new Date(seconds * 1000).toLocaleString([], {
+        month: "short", day: "numeric", hour: "2-digit", minute: "2-digit"}) : "");
+
+    const act = (job, action, body = {}) => ty.attempt(async () => {
+        await ty.ask(`jobs/${job.id}/${action}`, body);
+        await ty.refresh();
+    });
+
+    async function take(job, edit) {
+        const {settings} = await ty.ask(`jobs/${job.id}`);
+        const {values} = await ty.ask("presets/import", {settings});
+        await ty.fillIn(values);
+        ty.editing = edit ? job.id : null;
+        ty.say(edit ? `You are editing the waiting job ${job.name}: change what you like, then save it.`
+            : `The form now holds the settings of ${job.name}.`, "good");
+        ty.at("root").scrollIntoView({behavior: "smooth"});
+        await ty.refresh();
+    }
+
+    // ------------------------------------------------------------------ queue
+
+    function drawQueue(status) {
+        const jobs = [...status.jobs].sort((a, b) => rank(a) - rank(b));
+        const waiting = jobs.filter((job) => job.state === "queued");
+        const finished = jobs.filter((job) => ["done", "failed", "cancelled"].includes(job.state));
+        const heads = ["Name", "State", "Progress", "Time", ""].map((text) => ty.el("th", {scope: "col"}, text));
+        const rows = jobs.map((job) => row(job, waiting));
+        const table = jobs.length ? ty.el("table", {}, ty.el("thead", {}, ty.el("tr", {}, ...heads)),
+            ty.el("tbody", {}, ...rows)) : ty.el("p", {class: "trainyard_hint"},
+            "Nothing here yet. Trainings that you start or add stand here, and run one after the other.");
+        const tools = ty.el("div", {class: "trainyard_row"},
+            waiting.length && !status.running ? ty.button("Start the queue", () => ty.attempt(async () => {
+                await ty.ask("queue/start", {});
+                await ty.refresh();
+            }), {id: "trainyard_queue_start", class: "trainyard_button trainyard_primary"}) : null,
+            finished.length ? ty.button("Clear finished", () => ty.attempt(async () => {
+                await ty.ask("queue/clear", {});
+                await ty.refresh();
+            }), {id: "trainyard_queue_clear"}) : null);
+        const place = ty.at("queue");
+        const focused = place.contains(document.activeElement) ? document.activeElement.id : "";
+        if (!place.querySelector("details[open]")) {
+            ty.fill(place, ty.el("h2", {class: "trainyard_heading"}, "Queue"), table, tools);
+            if (focused && document.getElementById(focused)) document.getElementById(focused).focus();
+        }
+    }
+
+    const rank = (job) => {
+        const place = PENDING.indexOf(job.state);
+        return place === -1 ? 10 - (job.finished_s || 0) / 1e12 : Math.max(0, place - 1);
+    };
+
+    function row(job, waiting) {
+        const share = job.total ? `${Math.floor(100 * job.done / job.total)} %` : "";
+        const place = waiting.indexOf(job);
+        const id = (name) => `trainyard_job_${job.id}_${name}`;
+        const tool = (name, text, label, work, more = {}) => ty.button(text, work,
+            {id: id(name), "aria-label": `${label}: ${job.name}`, title: label, ...more});
+        const tools = [];
+        if (place >= 0) {
+            tools.push(
+                tool("up", "↑", "Move up", () => act(job, "move", {place: place - 1}), {disabled: place === 0}),
+                tool("down", "↓", "Move down", () => act(job, "move", {place: place + 1}),
+                    {disabled: place === waiting.length - 1}),
+                tool("edit", "Edit", "Edit", () => ty.attempt(() => take(job, true)), {disabled: job.resume}));
+        } else if (!["running", "paused"].includes(job.state)) {
+            tools.push(tool("take", "Use settings", "Put its settings into the form",
+                () => ty.attempt(() => take(job, false))));
+        }
+        if (job.state === "running" || job.state === "paused") {
+            tools.push(tool("skip", "Skip", "Save it now and go on with the next",
+                () => act(job, "skip", {save: true})));
+        } else {
+            if (["failed", "cancelled", "interrupted"].includes(job.state)) {
+                tools.push(tool("again", "Run again", "Queue it again from the beginning",
+                    () => act(job, "requeue", {resume: false})));
+            }
+            tools.push(tool("copy", "Duplicate", "Queue a copy", () => act(job, "duplicate")),
+                tool("remove", "Remove", "Remove from the list; files stay", () => act(job, "remove")));
+        }
+        const error = job.error ? ty.el("p", {class: "trainyard_bad"}, job.error) : null;
+        const made = ty.el("tr", {"data-job": job.id, draggable: place >= 0 ? "true" : false},
+            ty.el("td", {"data-head": "Name"}, ty.el("strong", {}, job.name), " ",
+                ty.el("span", {class: "trainyard_method_name"}, ty.facts.methods[job.method] || job.method), error),
+            ty.el("td", {"data-head": "State"},
+                ty.el("span", {class: "trainyard_state trainyard_is_" + job.state}, ty.STATES[job.state])),
+            ty.el("td", {"data-head": "Progress"}, job.state === "done" ? "" : share),
+            ty.el("td", {"data-head": "Time"}, when(job.finished_s || job.started_s || job.created_s)),
+            ty.el("td", {class: "trainyard_tools"}, ...tools));
+        return made;
+    }
+
+    function dragging(place) {
+        let dragged = null;
+        place.addEventListener("dragstart", (event) => {
+            const from = event.target.closest("tr[draggable]");
+            dragged = from ? Number(from.dataset.job) : null;
+        });
+        place.addEventListener("dragover", (event) => {
+            if (dragged !== null && event.target.closest("tr[draggable]")) event.preventDefault();
+        });
+        place.addEventListener("drop", (event) => {
+            const onto = event.target.closest("tr[draggable]");
+            if (dragged === null || !onto) return;
+            event.preventDefault();
+            const order = [...place.querySelectorAll("tr[draggable]")];
+            act({id: dragged}, "move", {place: order.indexOf(onto)});
+            dragged = null;
+        });
+    }
+
+    // ------------------------------------------------------------------ results
+
+    /** What a finished job offers: to use it, to find it. */
+    ty.finished = function (job) {
+        const file = job.files[job.files.length - 1];
+        if (!file) return [];
+        const name = file.split(/[\\/]/).pop().replace(/\.safetensors$/, "");
+        const prompt = `<lora:${name}:1>`;
+        const webui = document.querySelector("#txt2img_prompt textarea");
+        return [ty.el("p", {class: "trainyard_file"}, ty.el("span", {}, "Saved"), " ", ty.el("code", {}, file)),
+            ty.el("div", {class: "trainyard_row"},
+                webui ? ty.button("Use in txt2img", () => ty.attempt(() => use(job, prompt, webui)),
+                    {id: "trainyard_use", class: "trainyard_button trainyard_primary"})
+                    : ty.button("Copy for a prompt", () => ty.attempt(async () => {
+                        await ty.copy(await words(job, prompt));
+                        ty.say("Copied; paste it into a prompt.", "good");
+                    }), {id: "trainyard_use"}),
+                ty.button("Open folder", () => ty.attempt(() => openFolder(job)), {id: "trainyard_open"}))];
+    };
+
+    async function words(job, prompt) {
+        const {settings} = await ty.ask(`jobs/${job.id}`);
+        return settings.trigger_word ? `${prompt} ${settings.trigger_word}` : prompt;
+    }
+
+    async function use(job, prompt, box) {
+        const text = await words(job, prompt);
+        box.value = box.value.trim() ? `${box.value.trim()}, ${text}` : text;
+        box.dispatchEvent(new Event("input", {bubbles: true}));
+        if (window.switch_to_txt2img) window.switch_to_txt2img();
+    }
+
+    async function openFolder(job) {
+        const {folder, opened} = await ty.ask("open-folder", {job: job.id});
+        if (opened) return;
+        await ty.copy(folder);
+        ty.say(`No folder can be opened from here; its path was copied: ${folder}`);
+    }
+
+    async function listRuns() {
+        runs = (await ty.ask("runs")).runs;
+        compared = new Set([...compared].filter((name) => runs.some((run) => run.name === name)));
+        await drawRuns();
+    }
+
+    async function drawRuns() {
+        const place = ty.at("results");
+        const rows = runs.slice(0, 40).map((run) => ty.el("label", {class: "trainyard_run_row"},
+            ty.el("input", {type: "checkbox", value: run.name, checked: compared.has(run.name),
+                onchange: (event) => {
+                    if (event.target.checked) compared.add(run.name);
+                    else compared.delete(run.name);
+                    ty.attempt(drawRuns);
+                }}),
+            ty.el("span", {}, run.name), ty.el("small", {}, when(run.changed_s))));
+        const key = JSON.stringify([runs, [...compared]]);
+        if (key === drawnRuns) return;
+        drawnRuns = key;
+        const chart = ty.el("div", {id: "trainyard_compare"});
+        const links = ty.el("div", {class: "trainyard_row"});
+        place.replaceChildren(ty.el("h2", {class: "trainyard_heading"}, "Results"),
+            ty.el("p", {class: "trainyard_hint"}, runs.length ? "Choose runs to compare how their loss fell."
+                : "The loss curves of finished trainings are kept here."),
+            ty.el("div", {id: "trainyard_runs", role: "group", "aria-label": "Runs"}, ...rows), chart, links);
+        const names = [...compared].slice(0, 12);
+        if (!names.length) return;
+        const curves = await Promise.all(names.map(async (name, i) => ({name, colour: ty.COLOURS[i],
+            points: (await ty.ask("runs/curve?name=" + encodeURIComponent(name))).curve})));
+        ty.chart(chart, curves, "Loss of the chosen runs over steps");
+        chart.append(ty.el("ul", {class: "trainyard_legend"}, ...curves.map((one) => ty.el("li", {},
+            ty.el("i", {style: `background:${one.colour}`}), one.name))));
+        const query = names.map((name) => "name=" + encodeURIComponent(name)).join("&");
+        links.append(ty.el("a", {class: "trainyard_button", href: ty.url("runs/plot?" + query),
+            download: "loss.png", id: "trainyard_png"}, "Save as PNG"),
+        ...names.map((name) => ty.el("a", {class: "trainyard_button", download: name + ".csv",
+            href: ty.url("runs/csv?name=" + encodeURIComponent(name))}, `${name}.csv`)));
+    }
+
+    // ------------------------------------------------------------------ pictures
+
+    /** The folder of pictures: what is in it and what is wrong with it. */
+    ty.drawData = function ({data}) {
+        const place = ty.at("data");
+        if (!data) {
+            ty.fill(place);
+            return;
+        }
+        const parts = [`${data.count} pictures`, `${data.captioned} with a caption`];
+        if (data.longest_tokens) parts.push(`longest caption ${data.longest_tokens} tokens`);
+        const strip = data.pictures.map((one) => ty.el("figure", {title: `${one.name} (${one.width} x ${one.height})`},
+            ty.el("img", {src: ty.url("thumbnails/" + one.thumbnail), alt: one.name, loading: "lazy"}),
+            ty.el("figcaption", {}, one.caption || "no caption")));
+        const frames = data.frames.map((one) => ty.el("tr", {}, ty.el("td", {}, `${one.width} x ${one.height}`),
+            ty.el("td", {}, String(one.samples))));
+        ty.fill(place,
+            data.count ? ty.el("p", {}, ty.el("strong", {}, parts[0]), ", " + parts.slice(1).join(", ")) : null,
+            ...data.problems.filter((one) => one.where !== "images").slice(0, 20)
+                .map((one) => ty.el("p", {class: "trainyard_bad"}, ty.told(one))),
+            ...data.warnings.map((text) => ty.el("p", {class: "trainyard_warning"}, text)),
+            strip.length ? ty.el("div", {class: "trainyard_strip", tabindex: 0, role: "group",
+                "aria-label": "Pictures"}, ...strip) : null,
+            frames.length > 1 ? ty.el("details", {}, ty.el("summary", {}, `Cut to ${frames.length} sizes`),
+                ty.el("table", {}, ty.el("thead", {}, ty.el("tr", {}, ty.el("th", {}, "Width x height"),
+                    ty.el("th", {}, "Samples"))), ty.el("tbody", {}, ...frames))) : null);
+    };
+
+    ty.starters.push(() => {
+        let seen = "";
+        dragging(ty.at("queue"));
+        ty.listeners.push((status) => {
+            drawQueue(status);
+            const ended = status.jobs.filter((job) => job.finished_s).map((job) => job.id).join();
+            if (ended !== seen || !runs.length && status.job) {
+                seen = ended;
+                ty.attempt(listRuns);
+            }
+        });
+        ty.attempt(listRuns);
+    });
+})(window.trainyard);

@@ -1,0 +1,4 @@
+"""What the page and other programs may ask: a status route, job actions, checks, presets, runs.
+
+Only `routes` and `form_routes` import fastapi; the rest is plain functions with JSON values.
+"""

@@ -1,0 +1,26 @@
+"""All routes of Trainyard on a server: the webui's, or that of the standalone page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+
+from .form_routes import add_form_routes
+from .routes import add_job_routes
+from .run_routes import add_run_routes
+from .yard import Yard
+
+
+def add_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None:
+    """Adds every route.
+
+    Args:
+        app: the server.
+        yard: what the routes act on.
+        guards: fastapi dependencies (`Depends(...)`) that let a request through or raise.
+    """
+    add_job_routes(app, yard, guards)
+    add_form_routes(app, yard, guards)
+    add_run_routes(app, yard, guards)

@@ -1,0 +1,134 @@
+"""Answers to a form while it is filled in: what is wrong, what would happen, what was found."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+from ..errors import BadInput
+from ..hosts.protocol import Host
+from ..settings.groups import DataSettings, TrainingSettings
+from ..settings.methods import METHODS
+from ..settings.schema import PARAMETERS, JobSettings, default_of, parse
+from ..settings.values import BadValueError
+from .answers import problems_json
+from .thumbnails import Thumbnails
+
+Raw = Mapping[str, object]
+
+SHOWN_PICTURES = 60
+
+
+def check(raw: Raw) -> list[dict[str, str]]:
+    """What is wrong with the form by itself; looks at no file."""
+    try:
+        parse(raw)
+    except BadInput as error:
+        return problems_json(error.problems)
+    return []
+
+
+def plan(raw: Raw, host: Host, thumbnails: Thumbnails) -> dict[str, object]:
+    """What the job would do, or why it cannot; and what its pictures folder holds."""
+    from ..plan import make_plan
+
+    try:
+        settings = parse(raw)
+        made = make_plan(settings, host)
+    except BadInput as error:
+        found = problems_json(error.problems)
+        return {"problems": found, "plan": None, "data": pictures(raw, thumbnails)}
+    saves = len(made.save_points)
+    facts = [
+        f"{made.model_title}",
+        *_amounts(settings, len(made.images), len(made.views), made.steps_per_epoch),
+        *([f"{saves} copies saved on the way"] if saves else []),
+    ]
+    told = {"facts": facts, "file": str(made.output_file), "warnings": list(made.warnings)}
+    return {"problems": [], "plan": told, "data": pictures(raw, thumbnails)}
+
+
+def _amounts(settings: JobSettings, images: int, samples: int, steps_per_epoch: float) -> list[str]:
+    training = settings[TrainingSettings]
+    facts = [f"{training.steps} steps of {training.batch_size}"]
+    if images:
+        facts.insert(0, f"{images} pictures")
+        if samples != images:
+            facts.insert(1, f"{samples} samples with repeats, mirrored and sub images")
+    if math.isfinite(steps_per_epoch) and steps_per_epoch > 0:
+        epochs = training.steps / steps_per_epoch
+        facts.append(f"{epochs:.0f} epochs" if epochs >= 10 else f"{epochs:.1f} epochs")
+    return facts
+
+
+def pictures(raw: Raw, thumbnails: Thumbnails) -> dict[str, object] | None:
+    """What lies in the folder of pictures; None where there is none to look at."""
+    data = _data_settings(raw)
+    if data is None or not data.images.strip():
+        return None
+    from ..data.folder import inspect
+    from ..data.views import views
+
+    report = inspect(data)
+    frames: Counter[tuple[int, int]] = Counter()
+    if report.images and not report.obstacles:
+        frames.update(view.frame_px for view in views(report.images, data))
+    captions = [image.caption for image in report.images]
+    shown = report.images[:SHOWN_PICTURES]
+    return {
+        "count": len(report.images),
+        "captioned": sum(1 for image in report.images if _has_own_caption(image.caption, data)),
+        "longest_tokens": max(map(tokens, captions), default=0),
+        "frames": [
+            {"height": height, "width": width, "samples": count}
+            for (height, width), count in sorted(frames.items())
+        ],
+        "pictures": [
+            {
+                "name": image.path.name,
+                "caption": image.caption,
+                "height": image.size_px[0],
+                "width": image.size_px[1],
+                "thumbnail": thumbnails.identify(image.path),
+            }
+            for image in shown
+        ],
+        "problems": problems_json([*report.obstacles, *report.problems]),
+        "warnings": list(report.warnings),
+    }
+
+
+def _has_own_caption(caption: str, data: DataSettings) -> bool:
+    return caption.strip(" ,") != data.trigger_word.strip(" ,")
+
+
+def tokens(text: str) -> int:
+    """How many tokens a text encoder makes of it, start and end not counted; 0 if unknown.
+
+    An estimate by words where the vocabulary is not at hand.
+    """
+    try:
+        from ..models.tokenizer import clip_tokenizer
+
+        return len(clip_tokenizer()(text).input_ids) - 2
+    except (ImportError, RuntimeError, OSError):
+        return math.ceil(len(text.split()) * 1.3)
+
+
+def _data_settings(raw: Raw) -> DataSettings | None:
+    """The data part of a form, whatever is wrong with its other parts."""
+    method = raw.get("method")
+    if not isinstance(method, str) or method not in METHODS:
+        return None
+    if not METHODS[method].uses(DataSettings):
+        return None
+    values: dict[str, object] = {}
+    for field in dataclasses.fields(DataSettings):
+        one = PARAMETERS[field.name]
+        try:
+            values[field.name] = one.read(raw.get(field.name, default_of(one, method)))
+        except BadValueError:
+            return None
+    return DataSettings(**values)  # type: ignore[arg-type]

@@ -1,0 +1,106 @@
+"""The routes that a form needs: checks, the plan, pictures, presets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+
+from ..errors import BadInput, Problem
+from ..settings.form import shown_values
+from ..settings.schema import check as check_part
+from ..settings.traintrain import import_traintrain, is_traintrain
+from . import form
+from .answers import problems_json
+from .routes import Body, add, body_of, in_thread
+from .thumbnails import Thumbnails
+from .yard import Yard
+
+
+def add_form_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None:
+    """Adds the routes of form and presets; arguments as `add_job_routes`."""
+    thumbnails = Thumbnails()
+
+    async def check(request: Request) -> object:
+        return {"problems": form.check(_settings(await body_of(request)))}
+
+    async def plan(request: Request) -> object:
+        settings = _settings(await body_of(request))
+        return await in_thread(lambda: form.plan(settings, yard.host, thumbnails))
+
+    async def thumbnail(request: Request) -> object:
+        number = int(request.path_params["number"])
+        made = await in_thread(lambda: thumbnails.jpeg(number))
+        headers = {"Cache-Control": "private, max-age=3600"}
+        return Response(made, media_type="image/jpeg", headers=headers)
+
+    async def list_presets(request: Request) -> object:
+        del request
+        return {"presets": [{"name": p.name, "own": p.own} for p in yard.presets.list()]}
+
+    async def load_preset(request: Request) -> object:
+        return {"values": shown_values(yard.presets.load(_text(await body_of(request), "name")))}
+
+    async def save_preset(request: Request) -> object:
+        body = await body_of(request)
+        overwrite = body.get("overwrite") is True
+        yard.presets.save(_text(body, "name"), _settings(body), overwrite=overwrite)
+        return {}
+
+    async def rename_preset(request: Request) -> object:
+        body = await body_of(request)
+        yard.presets.rename(_text(body, "old"), _text(body, "new"))
+        return {}
+
+    async def delete_preset(request: Request) -> object:
+        yard.presets.delete(_text(await body_of(request), "name"))
+        return {}
+
+    async def import_preset(request: Request) -> object:
+        return imported(_settings(await body_of(request)))
+
+    async def choices(request: Request) -> object:
+        del request
+        return {"choices": yard.choices(), "loaded": yard.host.loaded_checkpoint()}
+
+    add(app, "GET", "choices", choices, guards)
+    add(app, "POST", "check", check, guards)
+    add(app, "POST", "plan", plan, guards)
+    add(app, "GET", "thumbnails/{number:int}", thumbnail, guards)
+    add(app, "GET", "presets", list_presets, guards)
+    add(app, "POST", "presets/load", load_preset, guards)
+    add(app, "POST", "presets/save", save_preset, guards)
+    add(app, "POST", "presets/rename", rename_preset, guards)
+    add(app, "POST", "presets/delete", delete_preset, guards)
+    add(app, "POST", "presets/import", import_preset, guards)
+
+
+def imported(raw: Body) -> dict[str, object]:
+    """What a dropped file sets: a preset or job of ours, or a preset of TrainTrain.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    if is_traintrain(raw):
+        taken = import_traintrain(raw)
+        return {"values": shown_values(taken.values), "lost": problems_json(taken.lost)}
+    if "method" not in raw:
+        what = "holds no settings of Trainyard or TrainTrain"
+        raise BadInput([Problem("file", what, "choose a preset, or a LoRA made here")])
+    values, problems = check_part(raw)
+    return {"values": shown_values(values), "lost": problems_json(problems)}
+
+
+def _settings(body: Body) -> Body:
+    settings = body.get("settings")
+    if not isinstance(settings, dict):
+        raise BadInput([Problem("settings", "is no JSON object", "send the form's values")])
+    return settings
+
+
+def _text(body: Body, name: str) -> str:
+    text = body.get(name)
+    if not isinstance(text, str):
+        raise BadInput([Problem(name, "is missing", "send a text")])
+    return text

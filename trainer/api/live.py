@@ -1,0 +1,82 @@
+"""What a page shows of the job in hand beyond its newest step: the curve, samples, log lines."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+
+from ..events import Event, Notice, PhaseStarted, Saved, StepDone
+from ..jobs.job import Job
+
+MAX_POINTS = 2000
+"""Of a curve; when it has more, every second one is dropped."""
+MAX_LINES = 200
+
+Point = tuple[int, float, float, float]
+"""Step, loss, smoothed loss, learning rate."""
+
+
+class Live:
+    """Hears a worker's events; may be read from any thread."""
+
+    def __init__(self) -> None:
+        self.job_id: int | None = None
+        self._points: list[Point] = []
+        self._stride = 1
+        self._lines: deque[str] = deque(maxlen=MAX_LINES)
+        self._guard = threading.Lock()
+
+    def __call__(self, job: Job, event: Event) -> None:
+        """The worker's listener."""
+        with self._guard:
+            if job.id != self.job_id:
+                self.job_id, self._points, self._stride = job.id, [], 1
+                self._line(f"Job {job.id}: {job.name} ({job.method})")
+            if isinstance(event, StepDone):
+                self._add(event)
+            elif isinstance(event, PhaseStarted):
+                self._line(event.title)
+            elif isinstance(event, Saved):
+                self._line(f"Saved {event.path}")
+            elif isinstance(event, Notice):
+                self._line(event.text)
+
+    def note(self, text: str) -> None:
+        """Adds lines to the log."""
+        with self._guard:
+            for line in text.splitlines():
+                self._line(line)
+
+    def curve(self, since: int = 0) -> list[Point]:
+        """The points of the steps after `since`."""
+        with self._guard:
+            return [point for point in self._points if point[0] > since]
+
+    def lines(self) -> list[str]:
+        """The newest lines of the log, oldest first."""
+        with self._guard:
+            return list(self._lines)
+
+    def _add(self, event: StepDone) -> None:
+        if event.step % self._stride and event.step != event.total_steps:
+            return
+        self._points.append((event.step, event.loss, event.smoothed_loss, event.learning_rate))
+        if len(self._points) > MAX_POINTS:
+            self._points = self._points[::2]
+            self._stride *= 2
+
+    def _line(self, text: str) -> None:
+        self._lines.append(f"{time.strftime('%H:%M:%S')}  {text}")
+
+
+class LogLines(logging.Handler):
+    """Passes the package's warnings and errors on to the page's log."""
+
+    def __init__(self, live: Live) -> None:
+        super().__init__(logging.WARNING)
+        self._live = live
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._live.note(f"{record.levelname.capitalize()}: {record.getMessage()}")

@@ -1,0 +1,190 @@
+"""The routes of queue and progress; every one is `async`, so that none waits for a generation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from ..errors import BadInput, Problem, TrainyardError
+from ..jobs.job import PENDING
+from ..settings.schema import parse
+from .answers import job_json, problems_json, status
+from .yard import Yard
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+Handler = Callable[[Request], Awaitable[Any]]
+Body = Mapping[str, Any]
+
+PREFIX = "/trainyard"
+HEADER = "x-trainyard"
+"""A header that no other site can make a browser send along."""
+
+THREADS = ThreadPoolExecutor(4, thread_name_prefix="trainyard-page")
+"""Own threads: the server's are taken while generations wait for each other."""
+
+
+async def in_thread(work: Callable[[], Answer]) -> Answer:
+    """Runs what reads files or computes, without holding up other requests."""
+    return await asyncio.get_running_loop().run_in_executor(THREADS, work)
+
+
+def add(app: FastAPI, method: str, path: str, handler: Handler, guards: Sequence[Any] = ()) -> None:
+    """Adds a route that answers with JSON, or with what the handler made ready itself.
+
+    A `TrainyardError` becomes an answer with its problems; a request that changes something must
+    carry the header.
+    """
+
+    async def answer(request: Request) -> Response:
+        if method != "GET" and HEADER not in request.headers:
+            return JSONResponse({"error": f"the header {HEADER} is missing"}, 403)
+        try:
+            made = await handler(request)
+        except BadInput as error:
+            return JSONResponse({"problems": problems_json(error.problems)}, 422)
+        except TrainyardError as error:
+            return JSONResponse({"error": str(error)}, 409)
+        except Exception as error:
+            log.exception("%s %s failed", method, path)
+            return JSONResponse({"error": f"{type(error).__name__}: {error}"}, 500)
+        return made if isinstance(made, Response) else JSONResponse(made)
+
+    app.add_api_route(
+        f"{PREFIX}/{path}",
+        answer,
+        methods=[method],
+        dependencies=list(guards),
+        include_in_schema=False,
+    )
+
+
+async def body_of(request: Request) -> Body:
+    """A request's JSON object.
+
+    Raises:
+        BadInput: it is none.
+    """
+    try:
+        body = await request.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise BadInput([Problem("request", "is no JSON object", "send one")])
+    return body
+
+
+def add_job_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None:
+    """Adds the routes of the queue.
+
+    Args:
+        app: the server, webui's or own.
+        yard: what they act on.
+        guards: fastapi dependencies that let a request through or raise.
+    """
+
+    async def read_status(request: Request) -> object:
+        asked = request.query_params
+        job_id, since = _whole(asked.get("job")), _whole(asked.get("since"))
+        return await in_thread(lambda: status(yard, job_id, since or 0))
+
+    async def read_job(request: Request) -> object:
+        return job_json(yard.store.get(_job_id(request)), settings=True)
+
+    async def add_job(request: Request) -> object:
+        body = await body_of(request)
+        settings = parse(body.get("settings") or {}).as_dict()
+        job = yard.store.add(settings)
+        if body.get("start"):
+            yard.worker.start()
+        return {"job": job_json(job)}
+
+    async def act(request: Request) -> object:
+        action = ACTIONS.get(request.path_params["action"])
+        if action is None:
+            raise BadInput([Problem("action", "is unknown", f"known: {', '.join(ACTIONS)}")])
+        job_id, body = _job_id(request), await body_of(request)
+        yard.store.get(job_id)  # answers for a job that is gone
+        return {"done": await in_thread(lambda: action(yard, job_id, body))}
+
+    async def start(request: Request) -> object:
+        del request
+        return {"done": yard.worker.start()}
+
+    async def clear(request: Request) -> object:
+        del request
+        return {"removed": yard.store.clear()}
+
+    add(app, "GET", "status", read_status, guards)
+    add(app, "GET", "jobs/{job_id:int}", read_job, guards)
+    add(app, "POST", "jobs", add_job, guards)
+    add(app, "POST", "jobs/{job_id:int}/{action}", act, guards)
+    add(app, "POST", "queue/start", start, guards)
+    add(app, "POST", "queue/clear", clear, guards)
+
+
+Action = Callable[[Yard, int, Body], object]
+
+
+def _stop(yard: Yard, job_id: int, body: Body) -> object:
+    """Ends this job and leaves the queue waiting, as the button says."""
+    current = yard.worker.status.job
+    return current is not None and current.id == job_id and yard.worker.stop(save=_save(body))
+
+
+def _move(yard: Yard, job_id: int, body: Body) -> object:
+    yard.store.move(job_id, _whole(body.get("place")) or 0)
+    return True
+
+
+def _remove(yard: Yard, job_id: int, body: Body) -> object:
+    del body
+    yard.store.remove(job_id)
+    return True
+
+
+def _edit(yard: Yard, job_id: int, body: Body) -> object:
+    yard.store.edit(job_id, parse(body.get("settings") or {}).as_dict())
+    return True
+
+
+def _requeue(yard: Yard, job_id: int, body: Body) -> object:
+    yard.store.requeue(job_id, resume=body.get("resume") is True)
+    if len(yard.store.jobs(PENDING)) == 1:  # nothing that was stopped on purpose starts with it
+        yard.worker.start()
+    return True
+
+
+def _save(body: Body) -> bool:
+    return body.get("save") is True
+
+
+ACTIONS: Mapping[str, Action] = {
+    "pause": lambda yard, job_id, body: yard.worker.pause(job_id),
+    "resume": lambda yard, job_id, body: yard.worker.resume(job_id),
+    "stop": _stop,
+    "skip": lambda yard, job_id, body: yard.worker.skip(job_id, save=_save(body)),
+    "edit": _edit,
+    "duplicate": lambda yard, job_id, body: job_json(yard.store.duplicate(job_id)),
+    "move": _move,
+    "remove": _remove,
+    "requeue": _requeue,
+}
+
+
+def _job_id(request: Request) -> int:
+    return int(request.path_params["job_id"])
+
+
+def _whole(text: object) -> int | None:
+    """A whole number, or None for anything else."""
+    if isinstance(text, int) and not isinstance(text, bool):
+        return text
+    return int(text) if isinstance(text, str) and text.isdecimal() and len(text) < 16 else None

@@ -1,0 +1,86 @@
+"""The routes of the history: curves, logs as CSV, plots as PNG, and the folder of a result."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+
+from ..errors import BadInput, Problem
+from . import runs
+from .answers import finite
+from .routes import add, body_of, in_thread
+from .yard import Yard
+
+HERE = ("127.0.0.1", "::1", "localhost")
+"""Where a browser must run for a folder to open in front of its user."""
+OPENERS = {"win32": "explorer", "darwin": "open"}
+
+
+def add_run_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None:
+    """Adds the routes of the history; arguments as `add_job_routes`."""
+
+    async def list_runs(request: Request) -> object:
+        del request
+        found = await in_thread(lambda: runs.runs(yard.host.log_dir))
+        return {"runs": [{"name": run.name, "changed_s": run.changed_s} for run in found]}
+
+    async def read_curve(request: Request) -> object:
+        path = runs.log_file(yard.host.log_dir, request.query_params.get("name", ""))
+        points = await in_thread(lambda: runs.thinned(runs.curve(path)))
+        return {"curve": [finite(point) for point in points]}
+
+    async def read_csv(request: Request) -> object:
+        path = runs.log_file(yard.host.log_dir, request.query_params.get("name", ""))
+        text = await in_thread(path.read_bytes)
+        return _download(text, "text/csv", path.name)
+
+    async def read_plot(request: Request) -> object:
+        names = request.query_params.getlist("name")[: runs.MOST_RUNS]
+        files = [(name, runs.log_file(yard.host.log_dir, name)) for name in names]
+
+        def draw() -> bytes:
+            return runs.picture([(name, runs.curve(path)) for name, path in files])
+
+        return _download(await in_thread(draw), "image/png", "loss.png")
+
+    async def open_folder(request: Request) -> object:
+        job = yard.store.get(int((await body_of(request)).get("job") or 0))
+        folder = job.files[-1].parent if job.files else yard.host.output_dir
+        client = request.client.host if request.client else ""
+        return {"folder": str(folder), "opened": client in HERE and _open(folder)}
+
+    add(app, "GET", "runs", list_runs, guards)
+    add(app, "GET", "runs/curve", read_curve, guards)
+    add(app, "GET", "runs/csv", read_csv, guards)
+    add(app, "GET", "runs/plot", read_plot, guards)
+    add(app, "POST", "open-folder", open_folder, guards)
+
+
+def _download(content: bytes, kind: str, name: str) -> Response:
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in name)
+    headers = {"Content-Disposition": f'attachment; filename="{plain}"'}
+    return Response(content, media_type=kind, headers=headers)
+
+
+def _open(folder: Path) -> bool:
+    """Shows a folder in the system's file manager; False where there is none.
+
+    Raises:
+        BadInput: the folder is gone.
+    """
+    if not folder.is_dir():
+        raise BadInput([Problem(str(folder), "is no folder any longer", "was it moved?")])
+    try:
+        subprocess.Popen(
+            [OPENERS.get(sys.platform, "xdg-open"), str(folder)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,126 @@
+"""The history of runs: their logs as curves, as a CSV file and as one picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..csv_log import COLUMNS
+from ..errors import BadInput, Problem
+from ..settings.names import check_name
+from ..settings.values import BadValueError, shown
+
+SUFFIX = ".csv"
+MOST_POINTS = 1500
+"""Of a curve that is sent to a page."""
+MOST_RUNS = 12
+"""That are drawn over each other."""
+
+Point = tuple[int, float, float, float]
+"""Step, loss, smoothed loss, learning rate; as in `live`."""
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """The log of one run."""
+
+    name: str
+    path: Path
+    changed_s: float
+    """Unix time of its last row."""
+
+
+def runs(log_dir: Path) -> list[RunLog]:
+    """The logs in a folder, the newest first."""
+    if not log_dir.is_dir():
+        return []
+    found = [
+        RunLog(path.stem, path, path.stat().st_mtime)
+        for path in log_dir.glob(f"*{SUFFIX}")
+        if path.is_file() and not path.name.startswith(".")
+    ]
+    return sorted(found, key=lambda run: run.changed_s, reverse=True)
+
+
+def log_file(log_dir: Path, name: str) -> Path:
+    """The log of a run.
+
+    Raises:
+        BadInput: the name is none, leaves the folder, or there is no such log.
+    """
+    try:
+        check_name(name)
+    except BadValueError as refused:
+        raise BadInput([Problem("name", refused.what, refused.cure)]) from None
+    path = log_dir / f"{name}{SUFFIX}"
+    if not path.is_file():
+        raise BadInput([Problem("name", f"there is no log of {shown(name)}", "choose another")])
+    return path
+
+
+def curve(path: Path) -> list[Point]:
+    """The points of a log; rows that cannot be read, such as a half-written last one, are left out.
+
+    Raises:
+        BadInput: the file is no log of a training.
+    """
+    points = []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        if not rows.fieldnames or not {"step", "loss"} <= set(rows.fieldnames):
+            what = "is no log of a training"
+            cure = f"choose one with the columns {', '.join(COLUMNS)}"
+            raise BadInput([Problem(str(path), what, cure)])
+        for row in rows:
+            point = _point(row)
+            if point is not None:
+                points.append(point)
+    return points
+
+
+def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """Every so many-th point, and the last one."""
+    stride = max(1, math.ceil(len(points) / most))
+    kept = list(points[::stride])
+    if points and kept[-1] != points[-1]:
+        kept.append(points[-1])
+    return kept
+
+
+def picture(curves: Sequence[tuple[str, Sequence[Point]]]) -> bytes:
+    """The curves over each other as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for name, points in curves:
+        steps = [point[0] for point in points]
+        (line,) = loss.plot(steps, [point[2] for point in points], label=name)
+        loss.plot(steps, [point[1] for point in points], color=line.get_color(), alpha=0.2, lw=0.7)
+        rate.plot(steps, [point[3] for point in points], color=line.get_color())
+    loss.set_ylabel("loss")
+    rate.set_ylabel("learning rate")
+    rate.set_xlabel("step")
+    for axes in (loss, rate):
+        axes.grid(alpha=0.3)
+    if curves:
+        loss.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _point(row: dict[str, str | None]) -> Point | None:
+    try:
+        loss = float(row["loss"] or "")
+        smoothed = float(row.get("smoothed_loss") or loss)
+        rate = float(row.get("learning_rate") or "nan")
+        return int(row["step"] or ""), loss, smoothed, rate
+    except ValueError:
+        return None
