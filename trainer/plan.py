@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .data.batches import BatchOrder
-from .data.folder import TrainingImage, inspect
-from .data.views import View, views
+from .data.folder import TrainingImage
+from .data.pairs import PairView
+from .data.views import View
 from .errors import BadInput, Problem
 from .hosts.protocol import Host
 from .networks import kohya
 from .optim.optimizers import check_optimizer
 from .optim.schedules import check_schedule
 from .settings.groups import (
-    DataSettings,
+    CopierSettings,
     ModelSettings,
     NetworkSettings,
     OptimizerSettings,
@@ -27,6 +28,7 @@ from .settings.groups import (
 )
 from .settings.methods import METHODS
 from .settings.schema import JobSettings
+from .sources import find_pictures, long_prompts
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Plan:
     save_points: Mapping[int, Path]
     """Step -> file, for the copies saved on the way."""
     warnings: tuple[str, ...]
+    pairs: tuple[PairView, ...] = ()
+    """For methods that learn from pairs; `images` and `views` then hold those before the change."""
+    folder_name: str = ""
+    """Of the pictures, without its parents."""
 
     @property
     def epochs(self) -> int:
@@ -73,15 +79,18 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
             return None
 
     title = collect(lambda: host.check_model(settings[ModelSettings]))
-    network = settings[NetworkSettings]
-    if network.resume_from:
-        collect(lambda: kohya.load(Path(network.resume_from).expanduser()))
-    collect(lambda: check_optimizer(settings[OptimizerSettings]))
-    collect(lambda: check_schedule(settings[OptimizerSettings]))
-    images, samples = _samples(settings, decode_pictures, problems, warnings)
-    per_epoch = _steps_per_epoch(settings[TrainingSettings], samples)
+    last = _saved_pass(settings)
+    for file in _files_to_continue(settings, last):
+        collect(lambda file=file: kohya.load(Path(file).expanduser()))  # type: ignore[misc]
+    for rates in dict.fromkeys((settings[OptimizerSettings], last[OptimizerSettings])):
+        collect(lambda rates=rates: check_optimizer(rates))  # type: ignore[misc]
+        collect(lambda rates=rates: check_schedule(rates))  # type: ignore[misc]
+    problems += long_prompts(settings)
+    pictures = find_pictures(settings, decode_pictures, problems, warnings)
+    samples = pictures.views
+    per_epoch = _steps_per_epoch(last[TrainingSettings], samples)
     output = settings[OutputSettings]
-    steps = settings[TrainingSettings].steps
+    steps = last[TrainingSettings].steps
     output_file = host.output_dir / f"{output.name}.safetensors"
     collect(lambda: _check_output(output, output_file))
     save_points = _save_points(output, output_file, steps, per_epoch, problems)
@@ -89,7 +98,7 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
         raise BadInput(problems)
     return Plan(
         model_title=str(title),
-        images=images,
+        images=pictures.images,
         views=samples,
         frames=Counter(view.frame_px for view in samples),
         steps=steps,
@@ -97,23 +106,25 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
         output_file=output_file,
         save_points=save_points,
         warnings=tuple(warnings),
+        pairs=pictures.pairs,
+        folder_name=pictures.images[0].path.parent.name if pictures.images else "",
     )
 
 
-def _samples(
-    settings: JobSettings, decode: bool, problems: list[Problem], warnings: list[str]
-) -> tuple[tuple[TrainingImage, ...], tuple[View, ...]]:
-    if DataSettings not in METHODS[settings.method].groups:
-        return (), ()
-    data = settings[DataSettings]
-    report = inspect(data, decode=decode)
-    problems += report.obstacles
-    warnings += report.warnings
-    if data.unreadable == "skip" and report.images:
-        warnings += [f"left out: {problem}" for problem in report.problems]
-    else:
-        problems += report.problems
-    return report.images, () if problems else tuple(views(report.images, data))
+def _files_to_continue(settings: JobSettings, last: JobSettings) -> list[str]:
+    """The LoRA files that the job reads, each once."""
+    files = [settings[NetworkSettings].resume_from, last[NetworkSettings].resume_from]
+    if METHODS[settings.method].uses(CopierSettings):
+        files.append(settings[CopierSettings].copier_file)
+    return [file for file in dict.fromkeys(files) if file]
+
+
+def _saved_pass(settings: JobSettings) -> JobSettings:
+    """The settings of the pass whose network is the result."""
+    uses_copier = METHODS[settings.method].uses(CopierSettings)
+    if uses_copier and settings[CopierSettings].copier_only:
+        return settings
+    return settings.for_second_pass()
 
 
 def _steps_per_epoch(training: TrainingSettings, samples: tuple[View, ...]) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,12 +16,14 @@ import torch
 from .control import Control, Request
 from .csv_log import CsvLog
 from .data.batches import BatchOrder, LatentDataset
+from .data.pairs import load_mask
 from .data.views import View
 from .errors import Stopped
 from .events import Notice, PhaseProgress, PhaseStarted, Saved, Sink, fan_out
 from .hosts.protocol import Host
 from .loop import Loop, LossFunction, Outcome
 from .models.model import DTYPES, DiffusionModel
+from .models.prompts import truncated
 from .models.text import Conditioning, ConditioningCache
 from .networks import kohya
 from .networks.kinds import KINDS
@@ -29,14 +33,19 @@ from .networks.network import Network
 from .networks.targets import find_targets
 from .optim.optimizers import ParameterGroup
 from .plan import Plan
+from .settings.checks import prompt_lines
 from .settings.groups import (
-    DataSettings,
+    MaskSettings,
     NetworkSettings,
     OptimizerSettings,
     OutputSettings,
+    PictureSettings,
+    PromptSettings,
+    SizeSettings,
     TrainingSettings,
 )
 from .settings.schema import JobSettings
+from .state import Part, Positioned, Recorder
 
 VAE_BATCH_SIZE = 4
 
@@ -47,6 +56,50 @@ class TrainingData:
 
     dataset: LatentDataset
     order: BatchOrder
+
+
+@dataclass(frozen=True)
+class PairData(TrainingData):
+    """Encoded pairs: the dataset holds all pictures before the change, then all after it."""
+
+    masks: tuple[torch.Tensor | None, ...]
+    """Of every pair, float32 [1, h/8, w/8]."""
+
+    def take(self, indices: Sequence[int]) -> PairBatch:
+        """The pairs of these indices, which must share one frame."""
+        count = len(self.masks)
+        before = self.dataset.batch(indices)
+        after = self.dataset.batch([index + count for index in indices])
+        masks = [mask for index in indices if (mask := self.masks[index]) is not None]
+        return PairBatch(
+            before.latents,
+            after.latents,
+            before.captions,
+            torch.stack(masks).to(before.latents.device) if masks else None,
+        )
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Some pairs of one frame."""
+
+    originals: torch.Tensor
+    """[n, c, h/8, w/8]."""
+    targets: torch.Tensor
+    captions: tuple[str, ...]
+    mask: torch.Tensor | None
+    """[n, 1, h/8, w/8]."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where a network goes."""
+
+    file: Path
+    points: Mapping[int, Path] = field(default_factory=dict)
+    """Step -> file, for copies on the way."""
+    at_end: bool = True
+    """False: only when the user stops and saves."""
 
 
 class Session:
@@ -71,6 +124,9 @@ class Session:
         self.seed = secrets.randbits(32) if given == -1 else given
         self.generator = torch.Generator(model.device).manual_seed(self.seed)
         self.session_id = secrets.randbits(32)
+        self.networks_made = 0
+        self.recorder: Recorder | None = None
+        """Saves states and begins at one; shared by the passes of a method."""
         self.sink = sink
         if settings[OutputSettings].log_csv:
             log = CsvLog(host.log_dir / f"{settings[OutputSettings].name}.csv")
@@ -95,29 +151,83 @@ class Session:
             self.model.encode_pixels,
             encode_batch_size=VAE_BATCH_SIZE,
             device=self.model.device,
-            unreadable=self.settings[DataSettings].unreadable,
+            unreadable=self.settings[PictureSettings].unreadable,
             progress=self._encoded,
         )
         order = BatchOrder(dataset.frames_px, training.batch_size, self.seed)
         return TrainingData(dataset, order)
 
+    def encode_pairs(self) -> PairData:
+        """Encodes both pictures of every pair of the plan once, and cuts their masks.
+
+        Raises:
+            BadInput: a picture cannot be decoded, or a mask selects nothing.
+            Stopped: the user ended the job meanwhile.
+        """
+        pairs = self.plan.pairs
+        masks = tuple(load_mask(pair, self.settings[MaskSettings]) for pair in pairs)
+        views = [pair.original for pair in pairs] + [pair.target for pair in pairs]
+        self.sink(PhaseStarted("Encoding pictures", len(set(views))))
+        dataset = LatentDataset(
+            views,
+            self.model.encode_pixels,
+            encode_batch_size=VAE_BATCH_SIZE,
+            device=self.model.device,
+            progress=self._encoded,
+        )
+        frames = dataset.frames_px[: len(pairs)]
+        order = BatchOrder(frames, self.settings[TrainingSettings].batch_size, self.seed)
+        return PairData(dataset, order, masks)
+
     def _encoded(self, done: int, total: int) -> None:
         del total
-        if self.control.checkpoint() is not Request.CONTINUE:
-            raise Stopped
+        self.check_stopped()
         self.sink(PhaseProgress(done))
 
-    def prompt_encoder(self, prompts: Sequence[str]) -> Callable[[Sequence[str]], Conditioning]:
+    def second_pass(self) -> Session:
+        """The same run with the settings of the second pass."""
+        second = copy.copy(self)
+        second.settings = self.settings.for_second_pass()
+        return second
+
+    def prompts(self, text: str) -> tuple[str, ...]:
+        """The prompts of a field, one a line, cut to the limit; an empty one if there is none."""
+        most = self.settings[PromptSettings].max_prompt_tokens
+        return tuple(truncated(p, self.model.prompts.tokens, most) for p in prompt_lines(text))
+
+    def prompt_encoder(
+        self, prompts: Sequence[str], *, webui_syntax: bool = False
+    ) -> Callable[[Sequence[str]], Conditioning]:
         """Encodes captions: from a cache filled now, or live when the text encoder is trained."""
-        if self.trains_text_encoder:
-            return lambda wanted: self.model.encode_prompts(list(wanted))
-        cache = ConditioningCache(self.model.encode_prompts)
+        if not self.trains_text_encoder:
+            return self.frozen_encoder(prompts, webui_syntax=webui_syntax)
+        encode = self.model.encode_weighted if webui_syntax else self.model.encode_prompts
+        return lambda wanted: encode(list(wanted))
+
+    def frozen_encoder(
+        self, prompts: Sequence[str], *, webui_syntax: bool = False
+    ) -> ConditioningCache:
+        """Encodes captions with the model as it is now, each once."""
+        model = self.model
+        cache = ConditioningCache(model.encode_weighted if webui_syntax else model.encode_prompts)
         self.sink(PhaseStarted("Encoding captions"))
         cache.prepare(prompts)
         return cache
 
-    def new_network(self) -> Network:
+    def check_stopped(self) -> None:
+        """To be called between parts of long preparations.
+
+        Raises:
+            Stopped: the user ended the job.
+        """
+        if self.control.checkpoint() is not Request.CONTINUE:
+            raise Stopped
+
+    def new_network(self, file: str | None = None) -> Network:
         """A network by the settings, not attached yet; continued from a file if one is named.
+
+        Args:
+            file: the file to continue from, or an empty text for none; None: as in the settings.
 
         Raises:
             BadInput: no layer is chosen, or the file does not fit.
@@ -139,11 +249,13 @@ class Session:
             alpha=wanted.alpha,
             dtype=DTYPES[wanted.network_precision],
             device=model.device,
-            generator=torch.Generator().manual_seed(self.seed),
+            generator=torch.Generator().manual_seed(self.seed + self.networks_made),
         )
-        if wanted.resume_from:
-            tensors, _ = kohya.load(Path(wanted.resume_from).expanduser())
-            network.load(tensors, source=wanted.resume_from)
+        self.networks_made += 1
+        source = wanted.resume_from if file is None else file
+        if source:
+            tensors, _ = kohya.load(Path(source).expanduser())
+            network.load(tensors, source=source)
         return network
 
     def fit(
@@ -152,31 +264,47 @@ class Session:
         loss_of_next_batch: LossFunction,
         *,
         data: TrainingData | None = None,
+        order: Positioned | None = None,
+        title: str = "Training",
+        saving: Saving | None = None,
     ) -> Outcome:
         """Trains the attached network and saves it: on the way, at the end, and when told to.
+
+        Args:
+            order: what has to be found again at its place to go on later; None: the data's order.
+            title: what the user reads meanwhile.
+            saving: where to; None: as planned.
 
         Raises:
             NotANumber: when the loss is no number; what was saved before stays.
             Stopped: the user ended the job before the first step.
         """
         loop = self.new_loop(network)
+        saving = saving or Saving(self.plan.output_file, self.plan.save_points)
+        part = Part(network, loop, self.generator, order or (data.order if data else None))
+        if self.recorder is not None and self.recorder.enter(part):
+            return Outcome(self.settings[TrainingSettings].steps, math.nan, Request.CONTINUE)
 
         def after_step(step: int) -> None:
-            if step in self.plan.save_points:
+            if self.recorder is not None:
+                self.recorder.after_step(step, lambda: loop.check_loss(self.sink))
+            if step in saving.points:
                 loop.check_loss(self.sink)
-                self._save(network, self.plan.save_points[step], loop, data, final=False)
+                self._save(network, saving.points[step], loop, data, final=False)
 
-        self.sink(PhaseStarted("Training", self.plan.steps))
+        self.sink(PhaseStarted(title, self.settings[TrainingSettings].steps))
         with self.training_mode():
             outcome = loop.run(
                 loss_of_next_batch, control=self.control, sink=self.sink, after_step=after_step
             )
         if outcome.steps == 0:
             raise Stopped
+        if self.recorder is not None and outcome.request is not Request.CONTINUE:
+            self.recorder.at_stop()
         if outcome.request is Request.STOP:
             self.sink(Notice(f"Stopped after step {outcome.steps}; nothing more was saved"))
-        else:
-            self._save(network, self.plan.output_file, loop, data, final=True)
+        elif saving.at_end or outcome.request is Request.STOP_AND_SAVE:
+            self._save(network, saving.file, loop, data, final=True)
         return outcome
 
     def new_loop(self, network: Network) -> Loop:
@@ -221,13 +349,12 @@ class Session:
     def _facts(self, network: Network, loop: Loop, data: TrainingData | None) -> RunFacts:
         model = self.model
         folders, errors = [], [0.0]
-        resolution_px = (model.family.resolution_px, model.family.resolution_px)
+        resolution_px = self.settings[SizeSettings].image_size_px
         if data is not None:
-            given = self.settings[DataSettings]
             captions = [image.caption for image in self.plan.images]
-            folders = [folder_facts(Path(given.images).name, captions, given.repeats)]
+            repeats = self.settings[PictureSettings].repeats
+            folders = [folder_facts(self.plan.folder_name, captions, repeats)]
             errors = [_ratio_error(view) for view in data.dataset.views]
-            resolution_px = given.image_size_px
         half = {torch.float16: "fp16", torch.bfloat16: "bf16"}
         return RunFacts(
             family=model.family.name,

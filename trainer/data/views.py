@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import BadInput, Problem
-from ..settings.groups import DataSettings
+from ..settings.groups import PictureSettings
 from .buckets import choose, enlargement, frames, misfit
 from .folder import TrainingImage
 from .images import Picture, read_picture
@@ -34,7 +34,7 @@ class View:
     mirrored: bool = False
 
 
-def views(images: Sequence[TrainingImage], data: DataSettings) -> list[View]:
+def views(images: Sequence[TrainingImage], data: PictureSettings) -> list[View]:
     """The training samples of an epoch, in the order of the images.
 
     Each image gives a view in its frame and one in each of `data.sub_images` smaller frames;

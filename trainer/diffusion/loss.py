@@ -40,6 +40,7 @@ def denoising_loss(
     timesteps: torch.Tensor,
     weights: torch.Tensor,
     error: str = "MSE",
+    mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean over the batch of each sample's mean error times its timestep's weight.
 
@@ -49,9 +50,14 @@ def denoising_loss(
         timesteps: int64 [n].
         weights: float32 [all timesteps], see `min_snr_weights`.
         error: a name of `ERRORS`.
+        mask: [n, 1, h, w], how much each place counts; only the proportions matter, so that a
+            small mask does not make a small loss.
 
     Returns:
         A float32 scalar.
     """
-    per_sample = ERRORS[error](prediction.float(), target.float()).mean((1, 2, 3))
+    errors = ERRORS[error](prediction.float(), target.float())
+    if mask is not None:
+        errors = errors * (mask / mask.mean((2, 3), keepdim=True))
+    per_sample = errors.mean((1, 2, 3))
     return (per_sample * weights[timesteps]).mean()

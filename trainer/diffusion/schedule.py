@@ -49,7 +49,7 @@ class NoiseSchedule:
 
         Source: Ho et al. 2020, eq. 4.
         """
-        signal, sigma = self._scales(latents, timesteps)
+        signal, sigma = self.scales(latents, timesteps)
         return signal * latents + sigma * noise
 
     def velocity(
@@ -59,7 +59,7 @@ class NoiseSchedule:
 
         Source: Salimans & Ho 2022, section 4.
         """
-        signal, sigma = self._scales(latents, timesteps)
+        signal, sigma = self.scales(latents, timesteps)
         return signal * noise - sigma * latents
 
     def target(
@@ -70,9 +70,10 @@ class NoiseSchedule:
             return self.velocity(latents, noise, timesteps)
         return noise
 
-    def _scales(
+    def scales(
         self, like: torch.Tensor, timesteps: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """sqrt(a_t) and sqrt(1 - a_t), [n, 1, 1, 1] in `like`'s dtype and on its device."""
         alphas = self.alphas_cumprod.to(like.device)[timesteps].to(like.dtype)
         alphas = alphas.view(-1, 1, 1, 1)
         return alphas.sqrt(), (1 - alphas).sqrt()

@@ -6,11 +6,15 @@ from collections.abc import Callable
 
 from ..loop import Outcome
 from ..session import Session
-from . import lora
+from . import addift, difference, ileco, lora
 
 Method = Callable[[Session], Outcome]
 
 TRAIN: dict[str, Method] = {
     "lora": lora.train,
+    "ileco": ileco.train,
+    "difference": difference.train,
+    "addift": addift.train,
+    "multi_addift": addift.train,  # the plan has found its pairs; the training is the same
 }
 """What `settings.methods.METHODS` names, as code."""

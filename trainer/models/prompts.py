@@ -9,7 +9,7 @@ Source: the webui's manual, Features, "Attention/emphasis" and "BREAK keyword".
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,8 @@ from .text import CHUNK_TOKENS, Conditioning, PromptEncoder
 STEP = 1.1
 """Factor of one pair of round brackets."""
 BREAK = "BREAK"
+Tokenize = Callable[[str], list[int]]
+"""Plain text to token ids, without marks."""
 
 _TOKEN = re.compile(
     r"""\\[\\()\[\]]      # an escaped character
@@ -96,15 +98,38 @@ def _joined(texts: Sequence[str], weights: Sequence[float]) -> tuple[Piece, ...]
     return tuple(pieces)
 
 
+def split(prompt: str, tokens: Tokenize) -> list[list[tuple[int, float]]]:
+    """Tokens with their weights, in windows of at most 75; an empty prompt has one window."""
+    windows: list[list[tuple[int, float]]] = [[]]
+    for piece in parse(prompt):
+        if piece.text == BREAK and piece.weight == -1.0:
+            windows.append([])
+            continue
+        for token in tokens(piece.text):
+            if len(windows[-1]) == CHUNK_TOKENS:
+                windows.append([])
+            windows[-1].append((token, piece.weight))
+    return windows
+
+
+def token_count(prompt: str, tokens: Tokenize) -> int:
+    """Tokens of a prompt, without marks and without brackets."""
+    return sum(len(window) for window in split(prompt, tokens))
+
+
+def truncated(prompt: str, tokens: Tokenize, most_tokens: int) -> str:
+    """The prompt without the words at its end that go beyond `most_tokens`."""
+    words = prompt.split(" ")
+    while len(words) > 1 and token_count(" ".join(words), tokens) > most_tokens:
+        words.pop()
+    return " ".join(words)
+
+
 class WeightedEncoder:
     """Encodes prompts in the webui's syntax, for the UNet."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
         self.encoder = encoder
-
-    def token_count(self, prompt: str) -> int:
-        """Tokens of the prompt, without marks and without brackets."""
-        return sum(len(window) for window in self._windows(prompt))
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """States of `prompts`, [len(prompts), 77 * most windows, width].
@@ -113,7 +138,7 @@ class WeightedEncoder:
         that gives it back its mean, as the webui's emphasis "Original" does.
         """
         encoder = self.encoder
-        windows = [self._windows(prompt) for prompt in prompts]
+        windows = [split(prompt, encoder.tokens) for prompt in prompts]
         most = max(len(one) for one in windows)
         filled = [one + [[]] * (most - len(one)) for one in windows]
         device = encoder.text_encoder.device
@@ -130,29 +155,8 @@ class WeightedEncoder:
             weighted = weighted * (states.mean(axes, True) / weighted.mean(axes, True))
         return Conditioning(weighted.reshape(len(prompts), -1, states.shape[-1]))
 
-    def _windows(self, prompt: str) -> list[list[tuple[int, float]]]:
-        """Tokens with their weights, in windows of at most 75; an empty prompt has one."""
-        windows: list[list[tuple[int, float]]] = [[]]
-        for piece in parse(prompt):
-            if piece.text == BREAK and piece.weight == -1.0:
-                windows.append([])
-                continue
-            for token in self.encoder.tokens(piece.text):
-                if len(windows[-1]) == CHUNK_TOKENS:
-                    windows.append([])
-                windows[-1].append((token, piece.weight))
-        return windows
-
 
 def _weights(window: Sequence[tuple[int, float]]) -> list[float]:
     """One weight for each of the 77 places; marks and padding count once."""
     padding = CHUNK_TOKENS - len(window)
     return [1.0, *(weight for _, weight in window), *[1.0] * (padding + 1)]
-
-
-def truncated(encoder: WeightedEncoder, prompt: str, most_tokens: int) -> str:
-    """The prompt without the words at its end that go beyond `most_tokens`."""
-    words = prompt.split(" ")
-    while len(words) > 1 and encoder.token_count(" ".join(words)) > most_tokens:
-        words.pop()
-    return " ".join(words)

@@ -80,16 +80,21 @@ class PromptEncoder:
 
     def tokens(self, prompt: str) -> list[int]:
         """The prompt's token ids, without marks."""
-        ids: list[int] = self.tokenizer(
-            prompt, add_special_tokens=False, truncation=False, verbose=False
-        ).input_ids
-        return ids
+        return tokenize(self.tokenizer, prompt)
 
     def window(self, tokens: list[int]) -> list[int]:
         """At most 75 token ids between their marks, padded to 77."""
         end = self.tokenizer.eos_token_id
         padding = [end] * (CHUNK_TOKENS - len(tokens))
         return [self.tokenizer.bos_token_id, *tokens, end, *padding]
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
+    """The prompt's token ids, without marks, however many."""
+    ids: list[int] = tokenizer(
+        prompt, add_special_tokens=False, truncation=False, verbose=False
+    ).input_ids
+    return ids
 
 
 class ConditioningCache:

@@ -21,6 +21,18 @@ class PromptSettings:
         section="what",
         picks="prompt",
     )
+    max_prompt_tokens: int = parameter(
+        225,
+        minimum=1,
+        maximum=7500,
+        help="Longest prompt in tokens (a word is one to three); windows of 75 are encoded one by"
+        " one, as the webui does.",
+        aliases=("max_token_length",),
+    )
+    truncate_prompts: bool = parameter(
+        False,
+        help="Cut a prompt that is too long instead of refusing it.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +76,4 @@ class ConceptSettings:
         maximum=0.9,
         help="Share of the training that goes to holding: the preserved prompts, and the picture"
         " without any prompt. More keeps the rest truer, less learns the change faster.",
-    )
-    max_prompt_tokens: int = parameter(
-        225,
-        minimum=1,
-        maximum=7500,
-        help="Longest prompt in tokens (a word is one to three); windows of 75 are encoded one by"
-        " one, as the webui does.",
-        aliases=("max_token_length",),
-    )
-    truncate_prompts: bool = parameter(
-        False,
-        help="Cut a prompt that is too long instead of refusing it.",
     )

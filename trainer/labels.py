@@ -1,0 +1,257 @@
+"""The frozen model's answers, computed once in large batches and learnt from again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .data.batches import BatchOrder
+from .diffusion.timesteps import sample_timesteps
+from .diffusion.trajectory import trajectory
+from .models.model import DiffusionModel
+from .models.text import Conditioning
+
+Encode = Callable[[Sequence[str]], Conditioning]
+Mix = Mapping[str, float]
+"""A weighted sum of the model's predictions: prompt -> factor.  Guidance is such a sum."""
+
+CELLS_AT_ONCE = 32 * 1024
+"""Latent cells in one pass of the frozen model: 8 pictures of 512 x 512 px."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Noisy latents and what the trained model should predict for them."""
+
+    latents: torch.Tensor
+    """[n, c, h, w]."""
+    timesteps: torch.Tensor
+    """int64 [n]."""
+    labels: torch.Tensor
+    """[n, c, h, w]."""
+    prompts: tuple[str, ...]
+    """What the trained model is told, one for each."""
+    mask: torch.Tensor | None = None
+    """[n, 1, h, w], how much each place counts; None: all alike."""
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def take(self, indices: Sequence[int]) -> Samples:
+        """Some of them, in this order."""
+        chosen = torch.tensor(indices, device=self.latents.device)
+        return Samples(
+            self.latents[chosen],
+            self.timesteps[chosen],
+            self.labels[chosen],
+            tuple(self.prompts[index] for index in indices),
+            None if self.mask is None else self.mask[chosen],
+        )
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a sample of the pool is made from."""
+
+    trained: str
+    """The prompt that the trained model is told."""
+    label: Mix
+    """What it should predict."""
+    drawn: Mix | None
+    """How the picture is drawn that the sample shows half-finished; None: it is pure noise."""
+
+
+class FrozenModel:
+    """Asks the model, without a graph and in batches of a size that fits the memory."""
+
+    def __init__(self, model: DiffusionModel, encode: Encode) -> None:
+        self.model = model
+        self.encode = encode
+        self.passes = 0
+        """Samples that went through the UNet."""
+
+    @torch.no_grad()
+    def predict(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, prompts: Sequence[str]
+    ) -> torch.Tensor:
+        """The frozen predictions [n, c, h, w] for latents, timesteps [n] and prompts (n)."""
+        size = at_once(latents)
+        self.passes += len(latents)
+        parts = [
+            self.model.denoise(
+                latents[first : first + size],
+                timesteps[first : first + size],
+                self.encode(prompts[first : first + size]),
+            )
+            for first in range(0, len(latents), size)
+        ]
+        return torch.cat(parts)
+
+    def mixed(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, mixes: Sequence[Mix]
+    ) -> torch.Tensor:
+        """Each sample's weighted sum of predictions, [n, c, h, w]."""
+        asked = [(row, prompt) for row, mix in enumerate(mixes) for prompt in mix]
+        rows = torch.tensor([row for row, _ in asked], device=latents.device)
+        factors = torch.tensor([mixes[row][prompt] for row, prompt in asked], device=latents.device)
+        answers = self.predict(latents[rows], timesteps[rows], [prompt for _, prompt in asked])
+        weighted = answers * factors.view(-1, 1, 1, 1)
+        return torch.zeros_like(latents).index_add(0, rows, weighted)
+
+
+def at_once(latents: torch.Tensor) -> int:
+    """How many such latents go through the model in one pass."""
+    return max(1, CELLS_AT_ONCE // (latents.shape[-2] * latents.shape[-1]))
+
+
+def ask(
+    frozen: FrozenModel,
+    questions: Sequence[Question],
+    size: tuple[int, int],
+    *,
+    timesteps: tuple[int, int],
+    steps: int,
+    generator: torch.Generator,
+) -> Iterator[Samples]:
+    """Answers of the frozen model.
+
+    A question that is drawn gives about as many samples as `steps`, one for each latent on its
+    way whose timestep is in the range; one of pure noise gives a single sample.
+
+    Args:
+        size: (height, width) of the latents.
+        timesteps: lowest, and one above the highest.
+        steps: in how many steps a picture is drawn.
+    """
+    model = frozen.model
+    channels = model.unet.config.in_channels
+
+    def noise(count: int) -> torch.Tensor:
+        return torch.randn(count, channels, *size, generator=generator, device=model.device)
+
+    for part in _parts([q for q in questions if q.drawn is None], size):
+        at = sample_timesteps(len(part), *timesteps, generator=generator)
+        yield _answered(frozen, part, noise(len(part)), at)
+    for part in _parts([q for q in questions if q.drawn is not None], size):
+        drawn = [question.drawn or {} for question in part]
+        path = trajectory(
+            lambda latents, at, mixes=drawn: frozen.mixed(latents, at, mixes),  # type: ignore[misc]
+            model.schedule,
+            noise(len(part)),
+            steps=steps,
+            generator=generator,
+        )
+        for latents, at in path:
+            inside = ((at >= timesteps[0]) & (at < timesteps[1])).nonzero().flatten()
+            if len(inside):
+                kept = [part[index] for index in inside.tolist()]
+                yield _answered(frozen, kept, latents[inside], at[inside])
+
+
+def questions_for(count: int, timesteps: tuple[int, int], steps: int, *, drawn: bool) -> int:
+    """How many questions give about `count` samples."""
+    if not drawn:
+        return count
+    return max(1, round(count / steps * 1000 / (timesteps[1] - timesteps[0])))
+
+
+def _parts(questions: list[Question], size: tuple[int, int]) -> Iterator[list[Question]]:
+    most = max(1, CELLS_AT_ONCE // (size[0] * size[1]))
+    for first in range(0, len(questions), most):
+        yield questions[first : first + most]
+
+
+def _answered(
+    frozen: FrozenModel, part: Sequence[Question], latents: torch.Tensor, timesteps: torch.Tensor
+) -> Samples:
+    labels = frozen.mixed(latents, timesteps, [question.label for question in part])
+    return Samples(latents, timesteps, labels, tuple(question.trained for question in part))
+
+
+def joined(parts: Sequence[Samples]) -> Samples:
+    """All samples of equal size as one."""
+    masks = [part.mask for part in parts if part.mask is not None]
+    return Samples(
+        torch.cat([part.latents for part in parts]),
+        torch.cat([part.timesteps for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        tuple(prompt for part in parts for prompt in part.prompts),
+        torch.cat(masks) if masks else None,
+    )
+
+
+class PoolBatches(Iterator[Samples]):
+    """Endless batches from pools of several kinds, each kind in its proportion in every batch.
+
+    Args:
+        kinds: the pools with their shares, which add up to 1; where a share of a batch is no whole
+            number, it is right over several batches.
+        order: "shuffled", every sample once before one comes again, or "random".
+        same_noise_level: a batch holds samples of neighbouring timesteps.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[tuple[Samples, float]],
+        batch_size: int,
+        seed: int,
+        *,
+        order: str,
+        same_noise_level: bool = False,
+    ) -> None:
+        self._pools = [pool for pool, _ in kinds]
+        self._shares = [share for _, share in kinds]
+        self._streams = [
+            _indices(len(pool), seed + kind, order) for kind, pool in enumerate(self._pools)
+        ]
+        self._batch_size = batch_size
+        self._same_noise_level = same_noise_level
+        self._number = 0
+
+    def __next__(self) -> Samples:
+        parts: list[Samples] = []
+        for pool, chosen in zip(self._pools, self._choose(), strict=True):
+            if chosen and self._same_noise_level:
+                level = int(parts[0].timesteps[0] if parts else pool.timesteps[chosen[0]])
+                nearest = (pool.timesteps - level).abs().argsort(stable=True)
+                chosen = nearest[: len(chosen)].tolist()
+            if chosen:
+                parts.append(pool.take(chosen))
+        return joined(parts)
+
+    def state(self) -> dict[str, int]:
+        """Where it stands, for `restore`."""
+        return {"batch": self._number}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Goes on where `state` was taken, from the same pools."""
+        while self._number < state["batch"]:
+            self._choose()
+
+    def _choose(self) -> list[list[int]]:
+        """Indices of the next batch's samples, kind by kind."""
+        before, due = (
+            _due(number * self._batch_size, self._shares)
+            for number in (self._number, self._number + 1)
+        )
+        self._number += 1
+        return [
+            [next(stream) for _ in range(end - begin)]
+            for stream, begin, end in zip(self._streams, before, due, strict=True)
+        ]
+
+
+def _due(count: int, shares: Sequence[float]) -> list[int]:
+    """How many of `count` samples each kind has had, to the nearest; the first has the rest."""
+    others = [round(count * share) for share in shares[1:]]
+    return [count - sum(others), *others]
+
+
+def _indices(count: int, seed: int, order: str) -> Iterator[int]:
+    if order == "shuffled":
+        yield from (index for (index,) in BatchOrder([(1, 1)] * count, 1, seed))
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield int(torch.randint(count, (), generator=generator))

@@ -1,0 +1,165 @@
+"""ADDifT and Multi-ADDifT: the difference of two pictures as the answer to one of them.
+
+The network is asked about one picture of a pair and learns to answer what the frozen model answers
+to the other.  It does so at a small strength, which multiplies what it learns when it is used at 1.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ..diffusion.loss import denoising_loss, min_snr_weights
+from ..labels import FrozenModel, Samples
+from ..loop import Outcome
+from ..networks.network import Network
+from ..session import PairData, Session
+from ..settings.groups import DirectionSettings, LossSettings, TrainingSettings
+
+LABELLED_AT_ONCE = 32
+"""Batches that are labelled together; the frozen model is asked about all of them in one go."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch, and the strength of the network when it is asked."""
+
+    samples: Samples
+    strength: float
+
+
+def train(session: Session) -> Outcome:
+    """Trains and saves the network.
+
+    Raises:
+        BadInput: a picture cannot be decoded, or a file to continue from does not fit.
+        NotANumber: the loss became NaN.
+        Stopped: the user ended the job before its first step.
+    """
+    model, settings = session.model, session.settings[LossSettings]
+    network = session.new_network()
+    data = session.encode_pairs()
+    encode = session.prompt_encoder(data.dataset.captions)
+    weights = min_snr_weights(model.schedule, settings.min_snr_gamma)
+    lessons = Lessons(session, data, network)
+
+    def loss_of_next_batch() -> torch.Tensor:
+        lesson = next(lessons)
+        batch = lesson.samples
+        network.multiplier = lesson.strength
+        prediction = model.denoise(batch.latents, batch.timesteps, encode(batch.prompts))
+        return denoising_loss(
+            prediction, batch.labels, batch.timesteps, weights, settings.loss, batch.mask
+        )
+
+    with network:
+        try:
+            return session.fit(network, loss_of_next_batch, data=data, order=lessons)
+        finally:
+            network.multiplier = 1.0
+
+
+class Lessons(Iterator[Lesson]):
+    """All batches of the training; the frozen model answers many of them at once.
+
+    What a batch holds follows from its number and the seed alone.
+    """
+
+    def __init__(self, session: Session, data: PairData, network: Network) -> None:
+        self._session = session
+        self._data = data
+        self._network = network
+        self._frozen = FrozenModel(session.model, session.frozen_encoder(data.dataset.captions))
+        training = session.settings[TrainingSettings]
+        self._count = training.steps * training.gradient_accumulation_steps
+        self._number = 0
+        self._ahead: list[Lesson] = []
+
+    def __next__(self) -> Lesson:
+        if not self._ahead:
+            last = min(self._number + LABELLED_AT_ONCE, self._count)
+            numbers = range(self._number, max(last, self._number + 1))
+            questions = [
+                _question(self._session, self._data, number, self._count) for number in numbers
+            ]
+            with self._network.at(0.0):
+                self._ahead = _labelled(self._frozen, questions)
+        self._number += 1
+        return self._ahead.pop(0)
+
+    def state(self) -> dict[str, int]:
+        """Where it stands, for `restore`."""
+        return {"batch": self._number}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Goes on where `state` was taken."""
+        self._number, self._ahead = state["batch"], []
+
+
+@dataclass(frozen=True)
+class _Question:
+    asked: torch.Tensor
+    """Noisy latents that the network is asked about, [n, c, h, w]."""
+    shown: torch.Tensor
+    """Those that the frozen model answers to instead."""
+    timesteps: torch.Tensor
+    captions: tuple[str, ...]
+    mask: torch.Tensor | None
+    strength: float
+
+
+def _question(session: Session, data: PairData, number: int, count: int) -> _Question:
+    """The batch of this number, of `count` in all, without its labels.
+
+    Timesteps sweep the range once, from its lowest to its highest.  Even batches go from the
+    picture after the change to the one before it at a positive strength, odd ones the other way
+    at a negative one; below a ratio of 0 these hold the answers to pure noise instead.
+    """
+    wanted, loss = session.settings[DirectionSettings], session.settings[LossSettings]
+    schedule = session.model.schedule
+    generator = torch.Generator(session.model.device).manual_seed(session.seed * count + number)
+    epoch, place = divmod(number, data.order.batches_per_epoch)
+    batch = data.take(data.order.batches_of(epoch)[place])
+    noise = torch.randn(batch.originals.shape, generator=generator, device=generator.device)
+    places = torch.rand(len(noise), generator=generator, device=generator.device)
+    places = places[:1].expand(len(noise)) if loss.fixed_timesteps_in_batch else places
+    span = loss.max_timestep - loss.min_timestep
+    timesteps = (loss.min_timestep + (number + places) / count * span).long()
+    timesteps = timesteps.clamp(max=loss.max_timestep - 1)
+    before, after = (
+        schedule.add_noise(latents, noise, timesteps)
+        for latents in (batch.originals, batch.targets)
+    )
+    strength = wanted.direction_strength
+    if number % 2 == 0 or wanted.alternate_ratio == 0:
+        return _Question(after, before, timesteps, batch.captions, batch.mask, strength)
+    back = -strength * abs(wanted.alternate_ratio)
+    if wanted.alternate_ratio < 0:
+        return _Question(noise, noise, timesteps, batch.captions, None, back)
+    return _Question(before, after, timesteps, batch.captions, batch.mask, back)
+
+
+def _labelled(frozen: FrozenModel, questions: list[_Question]) -> list[Lesson]:
+    """The frozen model's answers, asked together for all questions of one size."""
+    by_size = defaultdict(list)
+    for index, question in enumerate(questions):
+        by_size[question.shown.shape[2:]].append(index)
+    labels: dict[int, torch.Tensor] = {}
+    for indices in by_size.values():
+        alike = [questions[index] for index in indices]
+        answers = frozen.predict(
+            torch.cat([one.shown for one in alike]),
+            torch.cat([one.timesteps for one in alike]),
+            [caption for one in alike for caption in one.captions],
+        )
+        parts = answers.split([len(one.shown) for one in alike])
+        labels.update(zip(indices, parts, strict=True))
+    return [
+        Lesson(
+            Samples(one.asked, one.timesteps, labels[index], one.captions, one.mask), one.strength
+        )
+        for index, one in enumerate(questions)
+    ]

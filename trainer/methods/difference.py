@@ -1,0 +1,84 @@
+"""Difference: a copier learns the picture before the change, a second network what is then new."""
+
+from __future__ import annotations
+
+import torch
+
+from ..control import Request
+from ..diffusion.loss import denoising_loss, min_snr_weights
+from ..diffusion.timesteps import sample_timesteps
+from ..events import Notice
+from ..loop import LossFunction, Outcome
+from ..networks.network import Network
+from ..session import PairBatch, PairData, Saving, Session
+from ..settings.groups import CopierSettings, LossSettings, OutputSettings
+
+
+def train(session: Session) -> Outcome:
+    """Trains the copier on the originals; then, with it frozen and active, the difference.
+
+    Only the second network is saved: as the copier already draws everything that both pictures
+    have in common, nothing but the difference is left to learn for it.
+
+    Raises:
+        BadInput: a picture cannot be decoded, or a file to continue from does not fit.
+        NotANumber: the loss became NaN.
+        Stopped: the user ended the job before its first step.
+    """
+    wanted = session.settings[CopierSettings]
+    second = session.second_pass()
+    copier = session.new_network(None if wanted.copier_only else wanted.copier_file)
+    network = None if wanted.copier_only else second.new_network()
+    data = session.encode_pairs()
+    if not wanted.copier_file:
+        outcome = _train_copier(session, copier, data)
+        if wanted.copier_only or outcome.request is not Request.CONTINUE:
+            return outcome
+    assert network is not None
+    copier.requires_grad_(False)
+    with copier:
+        loss = _loss(second, data, of_targets=True)
+        with network:
+            return second.fit(network, loss, data=data, title="Training the difference")
+
+
+def _train_copier(session: Session, copier: Network, data: PairData) -> Outcome:
+    wanted, output = session.settings[CopierSettings], session.settings[OutputSettings]
+    file = session.plan.output_file.with_name(f"{output.name}-copier.safetensors")
+    saving = None if wanted.copier_only else Saving(file, at_end=wanted.save_copier)
+    with copier:
+        loss = _loss(session, data, of_targets=False)
+        outcome = session.fit(copier, loss, data=data, title="Training the copier", saving=saving)
+    if saving is not None and outcome.request is Request.STOP_AND_SAVE:
+        text = f"Stopped in the first pass: go on with {file.name} as copier_file"
+        session.sink(Notice(text))
+    return outcome
+
+
+def _loss(session: Session, data: PairData, *, of_targets: bool) -> LossFunction:
+    """The denoising loss on one side of the pairs."""
+    model, settings = session.model, session.settings[LossSettings]
+    weights = min_snr_weights(model.schedule, settings.min_snr_gamma)
+    encode = session.prompt_encoder(data.dataset.captions)
+
+    def side(batch: PairBatch) -> torch.Tensor:
+        return batch.targets if of_targets else batch.originals
+
+    def loss_of_next_batch() -> torch.Tensor:
+        batch = data.take(next(data.order))
+        latents = side(batch)
+        noise = torch.randn(latents.shape, generator=session.generator, device=model.device)
+        timesteps = sample_timesteps(
+            len(noise),
+            settings.min_timestep,
+            settings.max_timestep,
+            generator=session.generator,
+            same_for_all=settings.fixed_timesteps_in_batch,
+        )
+        noisy = model.schedule.add_noise(latents, noise, timesteps)
+        prediction = model.denoise(noisy, timesteps, encode(batch.captions))
+        target = model.schedule.target(latents, noise, timesteps)
+        mask = batch.mask if of_targets else None
+        return denoising_loss(prediction, target, timesteps, weights, settings.loss, mask)
+
+    return loss_of_next_batch

@@ -1,0 +1,133 @@
+"""iLECO: the answers to one prompt become the frozen model's answers to another."""
+
+from __future__ import annotations
+
+import torch
+
+from ..data.buckets import LATENT_CELL_PX
+from ..diffusion.loss import denoising_loss, min_snr_weights
+from ..events import PhaseProgress, PhaseStarted
+from ..labels import FrozenModel, Mix, PoolBatches, Question, Samples, ask, joined, questions_for
+from ..loop import Outcome
+from ..session import Session
+from ..settings.groups import (
+    ConceptSettings,
+    LossSettings,
+    PoolSettings,
+    PromptSettings,
+    SizeSettings,
+    TrainingSettings,
+)
+
+
+def train(session: Session) -> Outcome:
+    """Trains and saves the network.
+
+    The label of the original prompt is the frozen prediction under the target prompt, pushed on
+    by the guidance: target + g (target - neutral).  With an empty target, and the original as
+    neutral, this is the erasing of Gandikota et al.; with g = 0 and pure noise it is iLECO as
+    TrainTrain has it.
+
+    Raises:
+        BadInput: a file to continue from does not fit.
+        NotANumber: the loss became NaN.
+
+    Source: Gandikota et al. 2023, "Erasing Concepts from Diffusion Models", eq. 8.
+    """
+    model, settings = session.model, session.settings[LossSettings]
+    changes, held = tasks(session)
+    known = [*changes, *held, *(prompt for mix in changes.values() for prompt in mix)]
+    kinds = pool(session, changes, held, known)
+    encode = session.prompt_encoder(known, webui_syntax=True)
+    network = session.new_network()
+    weights = min_snr_weights(model.schedule, settings.min_snr_gamma)
+    batches = PoolBatches(
+        kinds,
+        session.settings[TrainingSettings].batch_size,
+        session.seed,
+        order=session.settings[PoolSettings].pool_order,
+        same_noise_level=settings.fixed_timesteps_in_batch,
+    )
+
+    def loss_of_next_batch() -> torch.Tensor:
+        batch = next(batches)
+        prediction = model.denoise(batch.latents, batch.timesteps, encode(batch.prompts))
+        return denoising_loss(prediction, batch.labels, batch.timesteps, weights, settings.loss)
+
+    with network:
+        return session.fit(network, loss_of_next_batch, order=batches)
+
+
+def tasks(session: Session) -> tuple[dict[str, Mix], tuple[str, ...]]:
+    """The label of every prompt that is changed, and the prompts that are held."""
+    concept = session.settings[ConceptSettings]
+    originals = session.prompts(session.settings[PromptSettings].original_prompt)
+    targets = session.prompts(concept.target_prompt)
+    neutral = session.prompts(concept.neutral_prompt)[0]
+    push = concept.concept_guidance
+    changes: dict[str, Mix] = {}
+    for number, original in enumerate(originals):
+        target = targets[number % len(targets)]
+        away = neutral or original
+        changes[original] = {target: 1 + push, away: -push} if push else {target: 1.0}
+    preserved = session.prompts(concept.preserve_prompts)
+    held = dict.fromkeys(("", *targets, *preserved)) if concept.preserve_share else {}
+    return changes, tuple(prompt for prompt in held if prompt not in changes)
+
+
+def pool(
+    session: Session, changes: dict[str, Mix], held: tuple[str, ...], known: list[str]
+) -> list[tuple[Samples, float]]:
+    """The frozen model's labels for the changed and the held prompts, with their shares."""
+    settings, loss = session.settings[PoolSettings], session.settings[LossSettings]
+    height, width = session.settings[SizeSettings].image_size_px
+    share = session.settings[ConceptSettings].preserve_share if held else 0.0
+    timesteps = (loss.min_timestep, loss.max_timestep)
+    noise_only = settings.pool_latents == "noise"
+    counts = [round(settings.pool_size * part) for part in (1 - share, share)]
+    changed, kept = (
+        questions_for(count, timesteps, settings.pool_denoise_steps, drawn=not noise_only)
+        for count in counts
+    )
+
+    def drawn(prompt: str) -> Mix | None:
+        guidance = settings.pool_guidance
+        if noise_only:
+            return None
+        return {prompt: guidance, "": 1 - guidance} if prompt and guidance != 1 else {prompt: 1.0}
+
+    def shown(number: int, original: str, label: Mix) -> str:
+        """The prompt of the picture that the question is asked about."""
+        both = settings.pool_latents == "both" and number // len(changes) % 2
+        return original if settings.pool_latents == "original" or both else next(iter(label))
+
+    pairs = list(changes.items())
+    questions = []
+    for number in range(max(changed, len(pairs))):
+        original, label = pairs[number % len(pairs)]
+        questions.append(Question(original, label, drawn(shown(number, original, label))))
+    holding = []
+    for number in range(max(kept, len(held)) if held else 0):
+        prompt = held[number % len(held)]
+        holding.append(Question(prompt, {prompt: 1.0}, drawn(prompt)))
+    frozen = FrozenModel(session.model, session.frozen_encoder(known, webui_syntax=True))
+    session.sink(PhaseStarted("Asking the frozen model", settings.pool_size))
+    done = 0
+    kinds = []
+    for asked, part in ((questions, 1 - share), (holding, share)):
+        answers = []
+        for samples in ask(
+            frozen,
+            asked,
+            (height // LATENT_CELL_PX, width // LATENT_CELL_PX),
+            timesteps=timesteps,
+            steps=settings.pool_denoise_steps,
+            generator=session.generator,
+        ):
+            session.check_stopped()
+            answers.append(samples)
+            done += len(samples)
+            session.sink(PhaseProgress(min(settings.pool_size, done)))
+        if answers:
+            kinds.append((joined(answers), part))
+    return kinds

@@ -1,0 +1,114 @@
+"""What a job learns from: its pictures, pairs and prompts, checked before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .data.folder import FolderReport, TrainingImage, inspect
+from .data.pairs import PairView, folder_pairs, named_pairs, pair_views, reverted
+from .data.views import View, views
+from .errors import BadInput, Problem
+from .models.prompts import token_count
+from .models.text import tokenize
+from .models.tokenizer import clip_tokenizer
+from .settings.checks import prompt_lines
+from .settings.groups import (
+    ConceptSettings,
+    DataSettings,
+    DirectionSettings,
+    MaskSettings,
+    PairSettings,
+    PictureSettings,
+    PromptSettings,
+    SuffixSettings,
+)
+from .settings.methods import METHODS
+from .settings.schema import JobSettings
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A job's pictures; of pairs, `images` and `views` hold those before the change."""
+
+    images: tuple[TrainingImage, ...] = ()
+    views: tuple[View, ...] = ()
+    pairs: tuple[PairView, ...] = ()
+
+
+def find_pictures(
+    settings: JobSettings, decode: bool, problems: list[Problem], warnings: list[str]
+) -> Pictures:
+    """The pictures that the method learns from; none where it learns from prompts.
+
+    Args:
+        decode: read every picture of a folder whole instead of its header.
+        problems: what is wrong is added here.
+        warnings: what the user should know is added here.
+    """
+    uses = METHODS[settings.method].uses
+    if uses(PairSettings) or uses(SuffixSettings):
+        try:
+            return _pairs(settings, decode, problems, warnings)
+        except BadInput as error:
+            problems += error.problems
+            return Pictures()
+    if not uses(DataSettings):
+        return Pictures()
+    data = settings[DataSettings]
+    report = _folder(data, decode, problems, warnings)
+    return Pictures(report.images, () if problems else tuple(views(report.images, data)))
+
+
+def _folder(
+    data: DataSettings, decode: bool, problems: list[Problem], warnings: list[str]
+) -> FolderReport:
+    report = inspect(data, decode=decode)
+    problems += report.obstacles
+    warnings += report.warnings
+    if data.unreadable == "skip" and report.images:
+        warnings += [f"left out: {problem}" for problem in report.problems]
+    else:
+        problems += report.problems
+    return report
+
+
+def _pairs(
+    settings: JobSettings, decode: bool, problems: list[Problem], warnings: list[str]
+) -> Pictures:
+    uses, masks = METHODS[settings.method].uses, settings[MaskSettings]
+    pictures = settings[PictureSettings]
+    if uses(PairSettings):
+        prompt = settings[PromptSettings].original_prompt.strip()
+        found = named_pairs(settings[PairSettings], pictures, masks, prompt)
+    else:
+        data = settings[DataSettings]
+        report = _folder(data, decode, problems, warnings)
+        if not report.images:
+            return Pictures()
+        suffix = settings[SuffixSettings].pair_suffix
+        found = folder_pairs(report.images, suffix, data.images, masks)
+    if uses(DirectionSettings):
+        found = reverted(found, settings[DirectionSettings])
+    cut = tuple(pair_views(found, pictures))
+    images = tuple(pair.original for pair in found)
+    return Pictures(images, tuple(pair.original for pair in cut), cut)
+
+
+def long_prompts(settings: JobSettings) -> list[Problem]:
+    """Prompts beyond the limit, unless they may be cut."""
+    uses = METHODS[settings.method].uses
+    if not uses(PromptSettings) or settings[PromptSettings].truncate_prompts:
+        return []
+    fields = ["original_prompt"]
+    if uses(ConceptSettings):
+        fields += ["target_prompt", "neutral_prompt", "preserve_prompts"]
+    most = settings[PromptSettings].max_prompt_tokens
+    problems = []
+    for name in fields:
+        for prompt in prompt_lines(str(settings.values[name])):
+            count = token_count(prompt, lambda text: tokenize(clip_tokenizer(), text))
+            if count > most:
+                what = f"{prompt[:40]!r}... has {count} tokens, and {most} are allowed"
+                cure = "shorten it, raise max_prompt_tokens, or set truncate_prompts"
+                problems.append(Problem(name, what, cure))
+    return problems
