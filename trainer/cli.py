@@ -68,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--quick", action="store_true", help="do not measure memory and time of a step"
             )
+        else:
+            command.add_argument(
+                "--resume", action="store_true", help="go on from the state that was saved last"
+            )
     page = add("ui", _ui, "Open the page, without a webui.")
     page.add_argument("--models", type=Path, default=Path("models"), help="checkpoints")
     page.add_argument("--out", type=Path, default=Path("outputs"), help="results")
@@ -85,7 +89,7 @@ def _train(options: argparse.Namespace) -> int:
     host = StandaloneHost(options.models, options.out, options.device)
     control = Control()
     with show_progress() as show, _interruptible(control):
-        outcome = run_job(settings, host, control=control, sink=show)
+        outcome = run_job(settings, host, control=control, sink=show, resume=options.resume)
     return DONE if outcome.request is Request.CONTINUE else CANCELLED
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -156,6 +157,50 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return total
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Where the loop stands between two steps: tensors by name, and JSON values.
+
+        The tensors are the optimizer's own, `<parameter>.<name>`, not copies.
+        """
+        optimizer = self.optimizer.state_dict()
+        tensors: dict[str, torch.Tensor] = {}
+        plain: dict[str, dict[str, Any]] = {}
+        for index, held in optimizer["state"].items():
+            for name, value in held.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{index}.{name}"] = value
+                else:
+                    plain.setdefault(str(index), {})[name] = value
+        return tensors, {
+            "step": self.step,
+            "smoothed_loss": None if math.isnan(self.smoothed_loss) else self.smoothed_loss,
+            "elapsed_s": self._elapsed_before + time.monotonic() - self._started,
+            "optimizer": {"state": plain, "param_groups": optimizer["param_groups"]},
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Goes on where `state` was taken; the loop must be a new one with the same settings.
+
+        Raises:
+            ValueError: the state is of another number of parameters.
+        """
+        held: dict[int, dict[str, Any]] = {
+            int(index): dict(plain) for index, plain in values["optimizer"]["state"].items()
+        }
+        for name, tensor in tensors.items():
+            index, _, key = name.partition(".")
+            held.setdefault(int(index), {})[key] = tensor
+        groups = values["optimizer"]["param_groups"]
+        self.optimizer.load_state_dict({"state": held, "param_groups": groups})
+        self.schedule.load_state_dict(values["schedule"])
+        self.scaler.load_state_dict(values["scaler"])
+        self.step = values["step"]
+        loss = values["smoothed_loss"]
+        self.smoothed_loss = math.nan if loss is None else loss
+        self._elapsed_before = values["elapsed_s"]
 
     def _learning_rates(self) -> tuple[float, ...]:
         return tuple(float(group["lr"]) for group in self.optimizer.param_groups)

@@ -41,6 +41,22 @@ class OutputSettings:
         help="Also save a copy every so many epochs (passes over all pictures). 0: never.",
         aliases=("save_every_n_epochs",),
     )
+    save_state_every_steps: int = parameter(
+        250,
+        minimum=0,
+        maximum=10_000_000,
+        unit="steps",
+        help="Note every so many steps where the training stands, so that it can go on after a"
+        " crash or a stop. Takes about six times the space of the LoRA until the training is done."
+        " 0: never.",
+    )
+    keep_states: int = parameter(
+        2,
+        minimum=1,
+        maximum=100,
+        help="How many of these notes are kept; the oldest is removed first. Usually 2.",
+        aliases=("save_last_n_steps_state",),
+    )
     save_precision: str = parameter(
         "fp16",
         choices=("fp16", "bf16", "fp32"),

@@ -1,0 +1,304 @@
+"""Where a training stands, on disk, so that it can go on after whatever ended it.
+
+A state is one `.safetensors` file: the tensors of network, optimizer and random numbers, and one
+JSON text with everything else.  No pickle, and a crash leaves the former file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
+from torch import Tensor, nn
+
+from .errors import BadInput, Problem, TrainyardError
+from .loop import Loop
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+HEADER = "trainyard_state"
+NETWORK, OPTIMIZER, RANDOM = "network.", "optimizer.", "random"
+_FILE = re.compile(r"state-(\d+)-(\d+)\.safetensors")
+
+
+class Positioned(Protocol):
+    """Something endless whose place can be noted and found again, such as a `BatchOrder`."""
+
+    def state(self) -> dict[str, int]: ...
+    def restore(self, state: Mapping[str, int]) -> None: ...
+
+
+class StateError(TrainyardError):
+    """A state cannot be written or read."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One pass of a method: most have one, Difference has two."""
+
+    network: nn.Module
+    loop: Loop
+    generator: torch.Generator
+    order: Positioned | None
+
+
+@dataclass(frozen=True)
+class State:
+    """What a file holds.
+
+    Attributes:
+        part: the pass that it was saved in, counted from 0.
+        tensors: by name; `network.<part>.` holds the weights of that pass's network.
+        values: everything that is no tensor.
+        settings: of the job that was saved; it must be continued with these.
+    """
+
+    part: int
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+    settings: dict[str, object]
+    seed: int
+
+
+class StateFolder:
+    """The states of one job; the newest few are kept."""
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self._keep = keep
+
+    def write(self, state: State) -> Path:
+        """Writes a state, then removes the oldest.
+
+        Raises:
+            StateError: the disk is full or the folder cannot be written to.
+        """
+        path = self.folder / f"state-{state.part}-{state.values['step']:08d}.safetensors"
+        header = {
+            "version": VERSION,
+            "part": state.part,
+            "values": state.values,
+            "settings": state.settings,
+            "seed": state.seed,
+        }
+        temporary = path.with_suffix(".tmp")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(safetensors.torch.save(state.tensors, {HEADER: json.dumps(header)}))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
+        for old in self._files()[: -self._keep]:
+            with contextlib.suppress(OSError):
+                old.unlink()
+        return path
+
+    def newest(self) -> State | None:
+        """The newest state that can be read; None when there is none."""
+        for path in reversed(self._files()):
+            try:
+                return _read(path)
+            except StateError as error:
+                log.warning("%s", error)
+        return None
+
+    def clear(self) -> None:
+        """Removes every state and, when nothing else lies in it, the folder."""
+        for path in self._files():
+            with contextlib.suppress(OSError):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        """Oldest first."""
+        found = self.folder.glob("state-*.safetensors") if self.folder.is_dir() else ()
+        return sorted(
+            (path for path in found if _FILE.fullmatch(path.name)),
+            key=lambda path: tuple(map(int, _FILE.fullmatch(path.name).groups())),  # type: ignore[union-attr]
+        )
+
+
+class Recorder:
+    """Saves the states of one run, and begins it where an earlier one ended.
+
+    Shared by all passes of a method: each calls `enter` once, then `after_step` at every step.
+    """
+
+    def __init__(
+        self,
+        folder: StateFolder,
+        settings: Mapping[str, object],
+        seed: int,
+        *,
+        every_steps: int,
+        resume: State | None = None,
+    ) -> None:
+        """Reads and writes nothing yet.
+
+        Args:
+            settings: the job's, as JSON values.
+            every_steps: how often a state is written; 0 never.
+            resume: the state to go on from.
+
+        Raises:
+            BadInput: that state is of a job with other settings.
+        """
+        self._folder = folder
+        self._settings = dict(settings)
+        self._seed = seed
+        self._every = every_steps
+        self._from = resume
+        self._part = -1
+        self._current: Part | None = None
+        self._finished: dict[str, Tensor] = {}
+        if resume is not None:
+            check_same(resume.settings, self._settings)
+
+    def enter(self, part: Part) -> bool:
+        """Begins the next pass, at its saved place if there is one.
+
+        Returns:
+            Whether this pass was complete already: its network has its weights, train nothing.
+
+        Raises:
+            StateError: the state does not fit network or optimizer.
+        """
+        if self._current is not None:
+            self._finished |= _weights(self._current.network, self._part)
+        self._part += 1
+        self._current = part
+        saved = self._from
+        if saved is None or saved.part < self._part:
+            return False
+        try:
+            _restore_weights(part.network, saved.tensors, f"{NETWORK}{self._part}.")
+            if saved.part > self._part:
+                return True
+            part.loop.restore(_below(saved.tensors, OPTIMIZER), saved.values)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise StateError(f"the saved state does not fit this job: {error}") from error
+        part.generator.set_state(saved.tensors[RANDOM])
+        if part.order is not None and saved.values.get("order") is not None:
+            part.order.restore(saved.values["order"])
+        return False
+
+    def after_step(self, step: int, check: Callable[[], None]) -> None:
+        """Writes a state when it is time.
+
+        Args:
+            check: called before; raises when what was learned is not worth keeping.
+        """
+        if self._every and step % self._every == 0:
+            check()
+            self._try_to_write()
+
+    def at_stop(self) -> None:
+        """Writes a state, so that a stopped job can go on later."""
+        if self._every:
+            self._try_to_write()
+
+    def _try_to_write(self) -> None:
+        """A disk that is full does not end the training."""
+        try:
+            self.write()
+        except StateError as error:
+            log.warning("%s", error)
+
+    def write(self) -> None:
+        """Writes the state of now.
+
+        Raises:
+            StateError: it cannot be written, or this optimizer's state is no plain data.
+        """
+        part = self._current
+        assert part is not None
+        tensors, values = part.loop.state()
+        tensors = {OPTIMIZER + name: tensor for name, tensor in tensors.items()}
+        tensors |= self._finished | _weights(part.network, self._part)
+        tensors[RANDOM] = part.generator.get_state()
+        values["order"] = None if part.order is None else part.order.state()
+        try:
+            json.dumps(values)
+        except TypeError as error:
+            raise StateError(f"this optimizer's state cannot be saved: {error}") from error
+        held = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+        self._folder.write(State(self._part, held, values, self._settings, self._seed))
+
+    def done(self) -> None:
+        """The result is saved: the states are needed no more."""
+        self._folder.clear()
+
+
+FREE_TO_CHANGE = frozenset(
+    {
+        *("name", "overwrite", "save_every_steps", "save_every_epochs", "save_precision"),
+        *("log_csv", "author", "description", "save_state_every_steps", "keep_states", "seed"),
+    }
+)
+"""What may differ between a job and the state that it goes on from."""
+
+
+def check_same(saved: Mapping[str, object], now: Mapping[str, object]) -> None:
+    """Checks that a job is the one that a state was saved in.
+
+    Raises:
+        BadInput: naming every setting that was changed.
+    """
+    changed = [
+        name
+        for name in {**saved, **now}
+        if name not in FREE_TO_CHANGE and saved.get(name) != now.get(name)
+    ]
+    if changed:
+        raise BadInput(
+            [
+                Problem(
+                    name,
+                    f"is {now.get(name)!r}, but was {saved.get(name)!r} when the state was saved",
+                    "set it back, or begin anew",
+                )
+                for name in changed
+            ]
+        )
+
+
+def _read(path: Path) -> State:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:  # type: ignore[no-untyped-call,attr-defined]
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            if header.get("version") != VERSION:
+                raise StateError(f"{path} is no state of version {VERSION}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return State(header["part"], tensors, header["values"], header["settings"], header["seed"])
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise StateError(f"{path} cannot be read: {error}") from error
+
+
+def _weights(network: nn.Module, part: int) -> dict[str, Tensor]:
+    return {f"{NETWORK}{part}.{name}": t for name, t in network.state_dict().items()}
+
+
+def _restore_weights(network: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    with torch.no_grad():
+        network.load_state_dict(_below(tensors, prefix))
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
