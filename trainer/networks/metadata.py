@@ -1,0 +1,314 @@
+"""What a LoRA file says about itself: sd-scripts' ss_* and Stability's modelspec.* keys.
+
+A1111 reads the ss_ keys, Forge tells SD1 by modelspec.architecture alone, so both are always
+written.  Every value is a text.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TypeVar
+
+from ..settings.groups import (
+    LossSettings,
+    ModelSettings,
+    OptimizerSettings,
+    OutputSettings,
+    PictureSettings,
+    TrainingSettings,
+)
+from ..settings.schema import JobSettings
+from ..settings.values import parse_arguments
+from .kinds import KINDS, NetworkFacts
+
+Group = TypeVar("Group")
+Values = dict[str, object]
+
+BASE_MODEL_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+ARCHITECTURES = {
+    ("sd1", False): "stable-diffusion-v1",
+    ("sd1", True): "stable-diffusion-v1",
+    ("sd2", False): "stable-diffusion-v2-512",
+    ("sd2", True): "stable-diffusion-v2-768-v",
+    ("sdxl", False): "stable-diffusion-xl-v1-base",
+    ("sdxl", True): "stable-diffusion-xl-v1-base",
+}
+"""By family, and whether the model predicts the velocity."""
+LDM_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
+LOSS_TYPES = {"MSE": "l2", "L1": "l1", "Smooth-L1": "smooth_l1"}
+
+UNSET = (
+    *("network_dropout", "scale_weight_norms", "noise_offset", "adaptive_noise_scale"),
+    *("multires_noise_iterations", "multires_noise_discount", "ip_noise_gamma"),
+    *("max_token_length", "face_crop_aug_range", "sd_scripts_commit_hash"),
+    *("huber_schedule", "huber_scale", "huber_c", "resize_interpolation"),
+    *("validation_seed", "validation_split", "max_validation_steps"),
+    *("validate_every_n_epochs", "validate_every_n_steps"),
+)
+OFF = (
+    *("full_fp16", "fp8_base", "fp8_base_unet", "lowram", "debiased_estimation"),
+    *("zero_terminal_snr", "color_aug", "random_crop", "shuffle_caption"),
+    *("noise_offset_random_strength", "ip_noise_gamma_random_strength"),
+)
+ZERO = (
+    *("num_validation_images", "num_reg_images", "keep_tokens", "caption_dropout_rate"),
+    *("caption_dropout_every_n_epochs", "caption_tag_dropout_rate"),
+)
+NOT_HERE: Values = {
+    **dict.fromkeys(UNSET),
+    **dict.fromkeys(OFF, False),
+    **dict.fromkeys(ZERO, 0),
+    "prior_loss_weight": 1.0,
+    "reg_dataset_dirs": {},
+}
+"""What readers of sd-scripts' files know and this trainer does not do, with the value for that."""
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """One folder of training images."""
+
+    name: str
+    """The folder's own name, without its parents."""
+    images: int
+    repeats: int
+    tags: Mapping[str, int] = field(default_factory=dict)
+    """In how many images each tag occurs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What only the run itself knows; sizes are (height, width), times are Unix times."""
+
+    family: str
+    """sd1, sd2 or sdxl."""
+    predicts_velocity: bool = False
+    network: NetworkFacts
+    """As `Network.facts` states it."""
+    text_encoder_trained: bool
+    checkpoint_file: str
+    """File name, without folder."""
+    checkpoint_sha256: str = ""
+    checkpoint_short_hash: str = ""
+    """The old hash of 8 digits, of 64 KiB at 1 MiB."""
+    vae_file: str = ""
+    vae_sha256: str = ""
+    vae_short_hash: str = ""
+    resolution_px: tuple[int, int]
+    mixed_precision: str = "no"
+    """Autocast's dtype: no, fp16 or bf16."""
+    seed: int
+    """The one used, also where the settings let it be drawn."""
+    folders: Sequence[FolderFacts] = ()
+    buckets: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    """How many training images, repeats included, lie in each frame."""
+    mean_ratio_error: float = 0.0
+    """Mean difference between an image's width / height and its frame's."""
+    steps: int
+    """Steps done."""
+    epoch: int = 0
+    """Epochs begun, counted from 1."""
+    epochs: int = 0
+    """Epochs that the whole run takes."""
+    batches_per_epoch: int = 0
+    started_at_s: float
+    finished_at_s: float
+    session_id: int = field(default_factory=lambda: secrets.randbits(32))
+    """Common to all files of one run."""
+
+
+def folder_facts(name: str, captions: Iterable[str], repeats: int) -> FolderFacts:
+    """Count a folder's images and tags: captions split at commas, lower case, once per image."""
+    tags: dict[str, int] = {}
+    images = 0
+    for caption in captions:
+        images += 1
+        found = (tag.strip().lower() for tag in caption.split(","))
+        for tag in dict.fromkeys(tag for tag in found if tag):
+            tags[tag] = tags.get(tag, 0) + 1
+    return FolderFacts(name, images, repeats, tags)
+
+
+def build_metadata(settings: JobSettings, facts: RunFacts) -> dict[str, str]:
+    """Everything that a file says about itself, except the hashes that `kohya.save` adds.
+
+    Args:
+        settings: the job; groups that its method does not use are left out.
+        facts: what the run knows at the moment of the save.
+
+    Returns:
+        Texts by key: `ss_*` as sd-scripts writes them and `modelspec.*` (version 1.0.1).
+    """
+    sd_scripts: Values = {
+        **NOT_HERE,
+        **_model(settings, facts),
+        **_network(facts),
+        **_course(settings, facts),
+        **_optimization(settings, facts),
+        **_data(settings, facts),
+    }
+    modelspec = {key: value for key, value in _modelspec(settings, facts).items() if value != ""}
+    return {
+        **{f"ss_{key}": _text(value) for key, value in sd_scripts.items()},
+        **{f"modelspec.{key}": _text(value) for key, value in modelspec.items()},
+    }
+
+
+def _model(settings: JobSettings, facts: RunFacts) -> Values:
+    model = _group(settings, ModelSettings)
+    values: Values = {
+        "base_model_version": BASE_MODEL_VERSIONS[facts.family],
+        "v2": facts.family == "sd2",
+        "sd_model_name": facts.checkpoint_file,
+        "sd_model_hash": facts.checkpoint_short_hash,
+        "new_sd_model_hash": facts.checkpoint_sha256,
+        "vae_name": facts.vae_file,
+        "vae_hash": facts.vae_short_hash,
+        "new_vae_hash": facts.vae_sha256,
+        "clip_skip": model.clip_skip if model else None,
+    }
+    return {key: None if value == "" else value for key, value in values.items()}
+
+
+def _network(facts: RunFacts) -> Values:
+    network = facts.network
+    kind = KINDS[network.kind]
+    args: Values = dict(kind.args)
+    if kind.convolutions:
+        args["conv_dim"] = _or_dynamic(network.conv_rank)
+        args["conv_alpha"] = _or_dynamic(network.conv_alpha)
+    return {
+        "network_module": kind.module,
+        "network_dim": _or_dynamic(network.rank),
+        "network_alpha": _or_dynamic(network.alpha),
+        "network_args": {key: str(value) for key, value in args.items()},
+    }
+
+
+def _course(settings: JobSettings, facts: RunFacts) -> Values:
+    """How long it ran, and what was asked for."""
+    output, training = _group(settings, OutputSettings), _group(settings, TrainingSettings)
+    values: Values = {
+        "session_id": facts.session_id,
+        "training_started_at": facts.started_at_s,
+        "training_finished_at": facts.finished_at_s,
+        "steps": facts.steps,
+        "epoch": facts.epoch,
+        "num_epochs": facts.epochs,
+        "num_batches_per_epoch": facts.batches_per_epoch,
+        "seed": facts.seed,
+        "mixed_precision": facts.mixed_precision,
+    }
+    if output:
+        values["output_name"] = output.name
+        values["training_comment"] = output.description or None
+    if training:
+        values |= {
+            "max_train_steps": training.steps,
+            "gradient_checkpointing": training.gradient_checkpointing,
+            "gradient_accumulation_steps": training.gradient_accumulation_steps,
+            "max_grad_norm": training.max_grad_norm,
+            "batch_size_per_device": training.batch_size,
+            "total_batch_size": training.batch_size * training.gradient_accumulation_steps,
+        }
+    return values
+
+
+def _optimization(settings: JobSettings, facts: RunFacts) -> Values:
+    optimizer, loss = _group(settings, OptimizerSettings), _group(settings, LossSettings)
+    values: Values = {}
+    if optimizer:
+        given = parse_arguments(optimizer.optimizer_args)
+        args = ",".join(f"{name}={value}" for name, value in given.items())
+        text_encoder_lr = optimizer.text_encoder_learning_rate
+        values |= {
+            "optimizer": optimizer.optimizer + (f"({args})" if args else ""),
+            "learning_rate": optimizer.learning_rate,
+            "unet_lr": optimizer.learning_rate,
+            "text_encoder_lr": text_encoder_lr if facts.text_encoder_trained else None,
+            "lr_scheduler": optimizer.lr_scheduler,
+            "lr_warmup_steps": optimizer.lr_warmup_steps,
+        }
+    if loss:
+        values["min_snr_gamma"] = loss.min_snr_gamma or None
+        values["loss_type"] = LOSS_TYPES[loss.loss]
+    return values
+
+
+def _data(settings: JobSettings, facts: RunFacts) -> Values:
+    data = _group(settings, PictureSettings)
+    height, width = facts.resolution_px
+    values: Values = {"resolution": (width, height), "cache_latents": True}
+    if not data:
+        return values
+    sides = [side for frame in facts.buckets for side in frame] or [height, width]
+    values |= {
+        "num_train_images": sum(folder.images * folder.repeats for folder in facts.folders),
+        "tag_frequency": {folder.name: dict(folder.tags) for folder in facts.folders},
+        "dataset_dirs": {
+            folder.name: {"n_repeats": folder.repeats, "img_count": folder.images}
+            for folder in facts.folders
+        },
+        "bucket_info": {
+            "buckets": {
+                str(index): {"resolution": [frame[1], frame[0]], "count": count}
+                for index, (frame, count) in enumerate(facts.buckets.items())
+            },
+            "mean_img_ar_error": facts.mean_ratio_error,
+        },
+        "enable_bucket": True,
+        "bucket_no_upscale": data.disable_upscale,
+        "min_bucket_reso": min(sides),
+        "max_bucket_reso": max(sides),
+        "flip_aug": data.mirror,
+    }
+    return values
+
+
+def _modelspec(settings: JobSettings, facts: RunFacts) -> Values:
+    """Empty texts stand for keys that are not written."""
+    data, loss = _group(settings, PictureSettings), _group(settings, LossSettings)
+    model, output = _group(settings, ModelSettings), _group(settings, OutputSettings)
+    height, width = facts.resolution_px
+    date = datetime.fromtimestamp(int(facts.finished_at_s), timezone.utc)
+    trigger = data.trigger_word if data else ""
+    return {
+        "sai_model_spec": "1.0.1",
+        "architecture": f"{ARCHITECTURES[facts.family, facts.predicts_velocity]}/lora",
+        "implementation": LDM_IMPLEMENTATION if facts.family == "sdxl" else "diffusers",
+        "title": output.name if output else "",
+        "author": output.author if output else "",
+        "description": output.description if output else "",
+        "resolution": f"{width}x{height}",
+        "date": date.replace(tzinfo=None).isoformat(),
+        "prediction_type": "v" if facts.predicts_velocity else "epsilon",
+        "timestep_range": f"{loss.min_timestep},{loss.max_timestep}" if loss else "",
+        "encoder_layer": model.clip_skip if model else "",
+        "trigger_phrase": trigger,
+        "usage_hint": f"Use the words: {trigger}" if trigger else "",
+    }
+
+
+def _or_dynamic(value: float | None) -> object:
+    """A rank or alpha, or sd-scripts' word for one that differs between layers."""
+    return "Dynamic" if value is None else value
+
+
+def _group(settings: JobSettings, group: type[Group]) -> Group | None:
+    """A group of settings, or None where the method does not use it."""
+    try:
+        return settings[group]
+    except KeyError:
+        return None
+
+
+def _text(value: object) -> str:
+    """A value as sd-scripts writes it; what a user typed is never mistaken for JSON."""
+    if isinstance(value, str):
+        # The webui decodes texts that begin so, and expects JSON objects of certain shapes.
+        return f" {value}" if value.startswith("{") else value
+    return json.dumps(value) if isinstance(value, dict) else str(value)
