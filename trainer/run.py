@@ -13,6 +13,7 @@ from .hosts.protocol import Host
 from .loop import Outcome
 from .methods import TRAIN
 from .plan import make_plan
+from .result import finish
 from .session import Session
 from .settings.groups import ModelSettings, OutputSettings, TrainingSettings
 from .settings.schema import JobSettings
@@ -82,6 +83,11 @@ def _train(session: Session) -> Outcome:
         return Outcome(steps=0, loss=math.nan, request=session.control.request)
     if outcome.request is Request.CONTINUE:
         session.recorder.done()
+    file = session.plan.output_file
+    if outcome.request is not Request.STOP and file.is_file():
+        session.sink(PhaseStarted("Drawing the preview"))
+        finish(session, file)
+        session.host.published(file)
     return outcome
 
 

@@ -119,6 +119,7 @@ class Session:
         self.plan = plan
         self.model = model
         self.control = control
+        self.host = host
         self.started_s = time.time()
         given = settings[TrainingSettings].seed
         self.seed = secrets.randbits(32) if given == -1 else given

@@ -249,7 +249,15 @@ class Recorder:
 FREE_TO_CHANGE = frozenset(
     {
         *("name", "overwrite", "save_every_steps", "save_every_epochs", "save_precision"),
-        *("log_csv", "author", "description", "save_state_every_steps", "keep_states", "seed"),
+        *(
+            "log_csv",
+            "author",
+            "description",
+            "save_state_every_steps",
+            "keep_states",
+            "seed",
+            "save_preview",
+        ),
     }
 )
 """What may differ between a job and the state that it goes on from."""

@@ -63,6 +63,11 @@ class OutputSettings:
         help="Precision of the saved file. fp16 is small, exact enough and loads everywhere; fp32"
         " makes the file twice as large.",
     )
+    save_preview: bool = parameter(
+        True,
+        help="Draw one picture with the finished LoRA, for its card in the webui. Switch it off"
+        " where drawing takes long, as on a CPU.",
+    )
     log_csv: bool = parameter(
         True,
         title="Log as CSV",

@@ -1,0 +1,78 @@
+"""What lies beside a finished LoRA: the webui's card, and a picture drawn with it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from . import __version__
+from .errors import BadInput
+from .evaluate.draw import draw_pictures
+from .session import Session
+from .settings.files import read_object, write_object
+from .settings.groups import OutputSettings, SizeSettings
+from .settings.methods import METHODS
+
+log = logging.getLogger(__name__)
+
+SD_VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
+"""A family's name on the webui's cards, which its list can be filtered by."""
+PREVIEW_STEPS, PREVIEW_GUIDANCE = 20, 7.0
+
+
+def finish(session: Session, file: Path) -> None:
+    """Writes card and preview of a result; what fails is logged, the LoRA itself is complete."""
+    try:
+        write_card(session, file)
+        if session.settings[OutputSettings].save_preview:
+            draw_preview(session, file).save(file.with_suffix(".png"))
+    except (BadInput, OSError, RuntimeError) as error:
+        log.warning("the card or picture of %s was not written: %s", file.name, error)
+
+
+def write_card(session: Session, file: Path) -> None:
+    """Writes the card that the webui shows and reads; what a user wrote on it stays.
+
+    Raises:
+        BadInput: it cannot be written, or the one that is there is no card.
+    """
+    path = file.with_suffix(".json")
+    values = session.settings.values
+    method = METHODS[session.settings.method].title
+    ours: dict[str, object] = {
+        "description": str(values["description"]),
+        "sd version": SD_VERSIONS.get(session.model.family.name, "Unknown"),
+        "activation text": str(values.get("trigger_word", "")),
+        "preferred weight": 1.0,
+        "notes": f"{method} by Trainyard {__version__}: {session.plan.steps} steps on"
+        f" {session.model.origin.name}, seed {session.seed}",
+    }
+    before = read_object(path) if path.is_file() else {}
+    write_object(path, {**ours, **before, **{k: v for k, v in ours.items() if v}})
+
+
+@torch.no_grad()
+def draw_preview(session: Session, file: Path) -> Image.Image:
+    """A picture that the saved file draws, at the size of the training and with its seed.
+
+    Raises:
+        BadInput: the file cannot be read back.
+    """
+    values = session.settings.values
+    lines = str(values.get("original_prompt", "")).splitlines()
+    captions = [image.caption for image in session.plan.images]
+    prompt = next(iter([*captions, *lines, str(values.get("trigger_word", ""))]))
+    network = session.new_network(str(file))
+    size_px = session.settings[SizeSettings].image_size_px
+    with network:
+        return draw_pictures(
+            session.model,
+            [prompt],
+            [session.seed],
+            size_px=size_px,
+            steps=PREVIEW_STEPS,
+            guidance_scale=PREVIEW_GUIDANCE,
+        )[0]
