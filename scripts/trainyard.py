@@ -53,6 +53,6 @@ def routes(_: Any, app: Any) -> None:
     load("ui.webui").add_routes(app)
 
 
-script_callbacks.on_ui_settings(lambda: load("hosts.a1111").add_options())
+script_callbacks.on_ui_settings(lambda: load("ui.webui").add_options())
 script_callbacks.on_ui_tabs(tab)
 script_callbacks.on_app_started(routes)

@@ -20,7 +20,7 @@ from ..control import Control
 from ..errors import BadInput, Problem
 from ..settings.groups import ModelSettings
 from ..settings.values import proposal
-from .gate import INTERLEAVE, SHARING, Manners
+from .gate import INTERLEAVE, Manners
 
 if TYPE_CHECKING:
     from ..models.model import DiffusionModel
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 FINISH_FIRST, STOP_AND_SAVE = "finish the training first", "stop and save"
 CHECKPOINT_CHANGES = (FINISH_FIRST, STOP_AND_SAVE)
 """What a training does when the user chooses another checkpoint in the middle."""
-
-SECTION = ("trainyard", "Trainyard")
 
 
 class WebuiHost:
@@ -98,7 +96,7 @@ class WebuiHost:
 
     def published(self, path: Path) -> None:
         """See `Host.published`: the Lora extension looks at its folder anew."""
-        networks = sys.modules.get("networks")
+        networks: Any = sys.modules.get("networks")
         if hasattr(networks, "list_available_networks"):
             networks.list_available_networks()
         else:
@@ -165,34 +163,3 @@ def manners() -> Manners:
 def option(name: str, default: object) -> object:
     """One of our settings in the webui's Settings."""
     return getattr(shared.opts, f"trainyard_{name}", default)
-
-
-def add_options() -> None:
-    """Adds our section to the webui's Settings; called back by on_ui_settings."""
-    import gradio
-
-    def add(name: str, default: object, label: str, *kind: object, **more: object) -> None:
-        info = shared.OptionInfo(default, label, *kind, section=SECTION, **more)
-        shared.opts.add_option(f"trainyard_{name}", info)
-
-    add(
-        "sharing",
-        INTERLEAVE,
-        "When a picture is generated during a training",
-        gradio.Radio,
-        {"choices": list(SHARING)},
-    )
-    add(
-        "idle_s",
-        Manners.idle_s,
-        "With 'pause while I work': seconds without work before training goes on",
-        gradio.Number,
-    )
-    add(
-        "checkpoint_change",
-        FINISH_FIRST,
-        "When another checkpoint is chosen during a training",
-        gradio.Radio,
-        {"choices": list(CHECKPOINT_CHANGES)},
-    )
-    add("subfolder", "", "Folder inside the Lora folder that results are written to")

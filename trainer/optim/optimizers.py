@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import cache
 
 import torch
 
@@ -73,7 +72,7 @@ def new_optimizer(
         ) from error
 
 
-@lru_cache(maxsize=None)
+@cache
 def fused_works(make: Callable[..., torch.optim.Optimizer], device: str) -> bool:
     """Whether an optimizer has a fused form there: torch 2.1 fails at the first step only."""
     probe = torch.zeros(1, device=device, requires_grad=True)

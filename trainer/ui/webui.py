@@ -1,19 +1,21 @@
-"""The tab inside a webui: one queue for the life of the process, guarded routes, the page."""
+"""The tab inside a webui: one queue for the life of the process, guarded routes, the settings."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
 
+import gradio as gr
 from fastapi import Depends
 from modules import shared
 
-from ..api.form_routes import add_form_routes
+from ..api import app as routes
 from ..api.guard import webui_guard
-from ..api.routes import add_job_routes
-from ..api.run_routes import add_run_routes
 from ..api.yard import Yard
-from ..hosts.a1111 import WebuiHost
+from ..hosts.a1111 import CHECKPOINT_CHANGES, WebuiHost
+from ..hosts.gate import SHARING, Manners
+
+SECTION = ("trainyard", "Trainyard")
 
 
 @lru_cache(maxsize=1)
@@ -27,19 +29,45 @@ def yard() -> Yard:
     return Yard(host, host.data_dir)
 
 
-def tab() -> Any:
-    """The tab, as gradio Blocks."""
+def tab() -> gr.Blocks:
+    """The tab."""
     from .tab import build
 
-    host = yard().host
-    first = host.loaded_checkpoint()
-    checkpoints = sorted(host.checkpoints(), key=lambda name: (name != first, name.casefold()))
-    return build({"checkpoint": checkpoints, "vae": host.vaes(), "lora": host.loras()})
+    return build(yard())
 
 
 def add_routes(app: Any) -> None:
     """Adds the routes to the webui's server, behind its login and its --api-auth."""
-    guards = [Depends(webui_guard(app, shared.cmd_opts.api_auth))]
-    add_job_routes(app, yard(), guards)
-    add_form_routes(app, yard(), guards)
-    add_run_routes(app, yard(), guards)
+    guard = webui_guard(app, shared.cmd_opts.api_auth)
+    routes.add_routes(app, yard(), [Depends(guard)])
+
+
+def add_options() -> None:
+    """Adds our section to the webui's Settings."""
+
+    def add(name: str, default: object, label: str, *kind: object) -> None:
+        info = shared.OptionInfo(default, label, *kind, section=SECTION)
+        shared.opts.add_option(f"trainyard_{name}", info)
+
+    sharing, changes = list(SHARING), list(CHECKPOINT_CHANGES)
+    add(
+        "sharing",
+        sharing[0],
+        "When a picture is generated during a training",
+        gr.Radio,
+        {"choices": sharing},
+    )
+    add(
+        "idle_s",
+        Manners.idle_s,
+        "With 'pause while I work': seconds without work before training goes on",
+        gr.Number,
+    )
+    add(
+        "checkpoint_change",
+        changes[0],
+        "When another checkpoint is chosen during a training",
+        gr.Radio,
+        {"choices": changes},
+    )
+    add("subfolder", "", "Folder inside the Lora folder that results are written to")
