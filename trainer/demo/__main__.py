@@ -16,11 +16,15 @@ from PIL import Image
 from ..cli import show_progress
 from ..control import Control
 from ..evaluate.draw import contact_sheet
+from ..evaluate.measures import collateral, effect
 from ..hosts.standalone import StandaloneHost
 from ..run import run_job
 from .checkpoint import CHECKPOINT
+from .drawing import drawing
 from .examples import EXAMPLES, Example
-from .scores import Drawings, compare
+
+STRENGTHS_SHOWN = (0.0, 0.5, 1.0)
+"""A row each of the contact sheet."""
 
 
 def main() -> None:
@@ -46,19 +50,23 @@ def demonstrate(example: Example, host: StandaloneHost, out: Path) -> dict[str, 
         outcome = run_job(settings, host, control=Control(), sink=sink)
     seconds = time.monotonic() - started
     file = out / f"{example.name}.safetensors"
-    drawings = Drawings(host, settings, file)
-    scores = compare(example, drawings)
+    with drawing(host, settings, file) as draw:
+        learnt = effect(draw, example.held_out)
+        lost = collateral(draw, example.unrelated)
+        prompts = [case.prompt for case in example.shown]
+        seeds = [case.seed for case in example.shown]
+        rows = [draw(prompts, seeds, strength) for strength in STRENGTHS_SHOWN]
     sheet = out / f"{example.name}.png"
-    enlarged(contact_sheet(drawings.rows(example.shown))).save(sheet)
-    print(f"effect      {scores.effect:.0%} of {scores.effect_count} held-out prompts show it")
-    print(f"before      {scores.effect_before:.0%}")
-    print(f"collateral  {scores.collateral:.1%} of {scores.unrelated_count} unrelated prompts lost")
+    enlarged(contact_sheet(rows)).save(sheet)
+    print(f"effect      {learnt.share:.0%} of {learnt.count} held-out prompts show it")
+    print(f"before      {learnt.before:.0%}")
+    print(f"collateral  {lost.share:.1%} of {lost.count} unrelated prompts are lost")
     print(f"time        {seconds:.0f} s for {outcome.steps} steps")
     print(f"pictures    {sheet}: a row each before, at strength 0.5, at strength 1")
     return {
-        "effect": scores.effect,
-        "effect_before": scores.effect_before,
-        "collateral": scores.collateral,
+        "effect": learnt.share,
+        "effect_before": learnt.before,
+        "collateral": lost.share,
         "seconds": round(seconds, 1),
         "steps": outcome.steps,
         "file": str(file),

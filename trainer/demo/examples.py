@@ -7,18 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from ..evaluate.measures import Case
 from ..settings.schema import JobSettings, parse
+from . import judge
 from .checkpoint import CHECKPOINT
 from .world import COLOURS, Scene, draw, random_scene, sentence
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A prompt and what the judge should read off its picture."""
-
-    prompt: str
-    scene: Scene
 
 
 @dataclass(frozen=True)
@@ -30,15 +25,24 @@ class Example:
     title: str
     prepare: Callable[[Path], JobSettings]
     """Writes what the job needs under a folder and returns the job."""
-    held_out: tuple[Wanted, ...]
+    held_out: tuple[Case, ...]
     """Prompts that should show what was learnt; none of them was trained on."""
-    unrelated: tuple[Wanted, ...]
+    unrelated: tuple[Case, ...]
     """Prompts that should stay what they were."""
 
     @property
-    def shown(self) -> tuple[Wanted, ...]:
+    def shown(self) -> tuple[Case, ...]:
         """The columns of the contact sheet."""
         return self.held_out[:6] + self.unrelated[:4]
+
+
+def case(scene: Scene, seed: int, noun: str | None = None) -> Case:
+    """A prompt for the scene; right is a picture in which the judge reads it."""
+
+    def right(picture: Image.Image) -> bool:
+        return judge.read(picture).shows(scene)
+
+    return Case(sentence(scene, noun), seed, right)
 
 
 TRIGGER = "zibble"
@@ -86,7 +90,7 @@ def prepare_lora(out: Path) -> JobSettings:
     )
 
 
-def _held_out_crescents() -> tuple[Wanted, ...]:
+def _held_out_crescents() -> tuple[Case, ...]:
     scenes = [
         Scene(TAUGHT, colour, background)
         for colour in COLOURS
@@ -94,13 +98,12 @@ def _held_out_crescents() -> tuple[Wanted, ...]:
         if colour != background and (colour, background) not in TAUGHT_COLOURS
     ]
     order = np.random.default_rng(2).permutation(len(scenes))
-    return tuple(Wanted(sentence(scenes[i], TRIGGER), scenes[i]) for i in order)
+    return tuple(case(scenes[i], 1000 + number, TRIGGER) for number, i in enumerate(order))
 
 
-def _unrelated(count: int, seed: int) -> tuple[Wanted, ...]:
+def _unrelated(count: int, seed: int) -> tuple[Case, ...]:
     rng = np.random.default_rng(seed)
-    scenes = [random_scene(rng) for _ in range(count)]
-    return tuple(Wanted(sentence(scene), scene) for scene in scenes)
+    return tuple(case(random_scene(rng), 2000 + number) for number in range(count))
 
 
 EXAMPLES: dict[str, Example] = {

@@ -52,7 +52,9 @@ UNET_WIDTHS = (64, 64, 64, 128)
 VAE_WIDTHS = (96, 96, 96, 96)
 TEXT_WIDTH, TEXT_LAYERS = 64, 4
 
-AUTOENCODER_STEPS, AUTOENCODER_BATCH = 1300, 8
+AUTOENCODER_BATCH = 8
+AUTOENCODER_ROUNDS = ((1300, 5e-4), (650, 4e-4))
+"""Steps and highest learning rate; each round ends at a learning rate of 0."""
 KL_WEIGHT = 1e-4
 CONSTANT_CHANNEL = 3.0
 RGB_CHANNELS = [0, 3, 6]
@@ -61,7 +63,7 @@ INITIAL_LOGVAR = -5.0
 DENOISER_STEPS, DENOISER_BATCH = 5000, 64
 DECAY_STEPS = 1500
 STATE_EVERY_STEPS = 500
-POOL = {(64, 64): 14000, (64, 96): 2000, (96, 64): 2000, (96, 96): 2000, (128, 128): 1500}
+POOL = {(64, 64): 7000, (64, 96): 600, (96, 64): 600, (96, 96): 600, (128, 128): 400}
 SIZE_ODDS = {(64, 64): 0.62, (64, 96): 0.1, (96, 64): 0.1, (96, 96): 0.1, (128, 128): 0.08}
 EMA_DECAY = 0.999
 MIN_SNR_GAMMA = 5.0
@@ -192,18 +194,18 @@ def picture_batches(rng: np.random.Generator, count: int) -> Iterator[torch.Tens
         yield torch.stack([to_tensor(picture) for picture in pictures])
 
 
-def train_autoencoder() -> AutoencoderKL:
-    rng = np.random.default_rng(SEED)
-    torch.manual_seed(SEED)
-    vae = new_autoencoder()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=5e-4, weight_decay=0, fused=True)
+def train_autoencoder(vae: AutoencoderKL, number: int) -> AutoencoderKL:
+    """Makes one of `AUTOENCODER_ROUNDS`, with pictures and noise of its own."""
+    steps, learning_rate = AUTOENCODER_ROUNDS[number]
+    rng = np.random.default_rng([SEED, number])
+    torch.manual_seed(SEED + number)
+    vae.train().requires_grad_(True)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=0, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 5e-4, total_steps=AUTOENCODER_STEPS, pct_start=0.05
+        optimizer, learning_rate, total_steps=steps, pct_start=0.05
     )
     started = time.monotonic()
-    for step, pictures in zip(
-        range(AUTOENCODER_STEPS), picture_batches(rng, AUTOENCODER_BATCH), strict=False
-    ):
+    for step, pictures in zip(range(steps), picture_batches(rng, AUTOENCODER_BATCH), strict=False):
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(pictures).latent_dist
             decoded = vae.decode(posterior.sample()).sample
@@ -216,9 +218,9 @@ def train_autoencoder() -> AutoencoderKL:
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 50 == 0 or step == AUTOENCODER_STEPS - 1:
+        if step % 50 == 0 or step == steps - 1:
             report(
-                "autoencoder", step, AUTOENCODER_STEPS, started,
+                f"autoencoder, round {number + 1}", step, steps, started,
                 f"mse {error.square().mean():.5f} kl {kl:.2f} std {mean.std():.2f}",
             )  # fmt: skip
     return scale_latents(vae.eval().requires_grad_(False), rng)
@@ -256,9 +258,11 @@ def make_pool(vae: AutoencoderKL) -> Pool:
         for first in range(0, count, 50):
             pictures = [draw(s, height, width, rng) for s in scenes[first : first + 50]]
             batch = torch.stack([to_tensor(np.asarray(p)) for p in pictures])
-            latents.append(vae.encode(batch).latent_dist.mean * LATENT_SCALE)
+            with torch.autocast("cpu", torch.bfloat16):
+                mean = vae.encode(batch).latent_dist.mean
+            latents.append(mean.float() * LATENT_SCALE)
+            report(f"latents {height}x{width}", first + len(batch) - 1, count, started, "")
         pool[height, width] = (torch.cat(latents), scenes)
-        report(f"latents {height}x{width}", count - 1, count, started, "")
     return pool
 
 
@@ -426,13 +430,15 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder for the stages' files")
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    vae_file, pool_file, denoiser_file = (
-        out / name for name in ("autoencoder.pt", "pool.pt", "denoiser.pt")
-    )
-    if not vae_file.exists():
-        torch.save(train_autoencoder().state_dict(), vae_file)
-    vae = new_autoencoder().eval().requires_grad_(False)
-    vae.load_state_dict(torch.load(vae_file))
+    pool_file, denoiser_file = out / "pool.pt", out / "denoiser.pt"
+    torch.manual_seed(SEED)
+    vae = new_autoencoder()
+    for number in range(len(AUTOENCODER_ROUNDS)):
+        vae_file = out / f"autoencoder_{number + 1}.pt"
+        if not vae_file.exists():
+            torch.save(train_autoencoder(vae, number).state_dict(), vae_file)
+        vae.load_state_dict(torch.load(vae_file))
+    vae.eval().requires_grad_(False)
     if not pool_file.exists():
         torch.save(make_pool(vae), pool_file)
     pool = torch.load(pool_file, weights_only=False)

@@ -33,9 +33,9 @@ NOVEL_SHAPES = ("crescent", "arrow")
 """Shapes that only the judge (and the autoencoder) has seen: what a LoRA can be taught."""
 ATTRIBUTES = ("striped", "holed")
 SIZES: dict[str, tuple[float, float]] = {
-    "small": (0.37, 0.42),
-    "normal": (0.52, 0.60),
-    "large": (0.72, 0.79),
+    "small": (0.43, 0.47),
+    "normal": (0.56, 0.63),
+    "large": (0.74, 0.80),
 }
 """Diameter of the shape as a fraction of the picture's shorter side, from and to."""
 
@@ -132,13 +132,13 @@ def outline(shape: str) -> Floats:
         outer = np.linspace(0.22 * math.pi, 1.78 * math.pi, 48)
         tip = np.array([math.cos(outer[0]), math.sin(outer[0])])
         bite = 0.62
-        radius = math.hypot(tip[0] - bite, tip[1])
+        reach = math.hypot(tip[0] - bite, tip[1])
         opening = math.atan2(tip[1], tip[0] - bite)
         inner = np.linspace(2 * math.pi - opening, opening, 48)
         points = np.concatenate(
             [
                 np.stack([np.cos(outer), np.sin(outer)], 1),
-                np.stack([bite + radius * np.cos(inner), radius * np.sin(inner)], 1),
+                np.stack([bite + reach * np.cos(inner), reach * np.sin(inner)], 1),
             ]
         )
     elif shape == "arrow":

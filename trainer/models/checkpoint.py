@@ -35,8 +35,9 @@ def read_tensors(path: Path, where: str = "") -> dict[str, torch.Tensor]:
         raise BadInput([Problem(where, f"there is no file {path}", "check the name")])
     try:
         if path.suffix.lower() == ".safetensors":
-            with safe_open(path, framework="pt", device="cpu") as file:  # type: ignore[no-untyped-call]
-                return {name: file.get_tensor(name) for name in file.keys()}
+            opened: Any = safe_open(path, framework="pt", device="cpu")
+            with opened as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return _unpickled(path)
     except (SafetensorError, zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
         raise BadInput(

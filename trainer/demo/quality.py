@@ -1,0 +1,236 @@
+"""How well the methods work on the embedded world: `python -m trainer bench --quality`."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..control import Control
+from ..evaluate.draw import draw_pictures
+from ..evaluate.measures import Point, collateral, effect, slider, time_to_effect
+from ..events import Event, Saved
+from ..hosts.standalone import StandaloneHost
+from ..methods import TRAIN, Method
+from ..plan import make_plan
+from ..session import Session
+from ..settings.groups import ModelSettings, TrainingSettings
+from ..settings.schema import JobSettings, parse
+from .tasks import PICTURES_PX, Task
+
+CASES_ON_THE_WAY = 32
+POINTS = 6
+Pictures = Sequence[Image.Image]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one training of a task reached."""
+
+    task: str
+    who: str
+    seed: int
+    steps: int
+    seconds: float
+    passes: int
+    effect: float
+    effect_before: float
+    collateral: float
+    change: float
+    removal: float | None
+    """Share of the removal cases that are right at strength -1."""
+    slider: tuple[float, ...] | None
+    """Means of the task's property at strengths -1, -0.5, 0, 0.5, 1."""
+    course: tuple[Point, ...]
+
+    @property
+    def reached(self) -> Point | None:
+        """When it was done; None if it was not."""
+        return time_to_effect(self.course)
+
+
+class PassCounter:
+    """Counts pictures that go through the UNet; one with a graph costs as much as three."""
+
+    def __init__(self, unet: torch.nn.Module) -> None:
+        self.passes = 0
+        self._handle = unet.register_forward_pre_hook(self._count)
+
+    def _count(self, module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        del module
+        self.passes += len(inputs[0]) * (3 if torch.is_grad_enabled() else 1)
+
+    def remove(self) -> None:
+        self._handle.remove()
+
+
+class Easel:
+    """Draws with a trained file attached; what the bare model draws is kept for the next file."""
+
+    def __init__(self, session: Session, kept: dict[object, Pictures]) -> None:
+        self.session = session.second_pass()
+        self.kept = kept
+
+    def with_file(self, file: Path) -> Callable[[Sequence[str], Sequence[int], float], Pictures]:
+        """The `Draw` function of the measures."""
+        network = self.session.new_network(str(file))
+
+        def draw(prompts: Sequence[str], seeds: Sequence[int], strength: float) -> Pictures:
+            key = (tuple(prompts), tuple(seeds))
+            if strength == 0 and key in self.kept:
+                return self.kept[key]
+            with network, network.at(strength):
+                pictures = draw_pictures(
+                    self.session.model, prompts, seeds, size_px=(PICTURES_PX, PICTURES_PX)
+                )
+            if strength == 0:
+                self.kept[key] = pictures
+            return pictures
+
+        return draw
+
+
+def measure(
+    task: Task,
+    checkpoint: Path,
+    out: Path,
+    seed: int,
+    kept: dict[object, Pictures],
+    *,
+    who: str = "Trainyard",
+    method: Method | None = None,
+    changes: Mapping[str, object] | None = None,
+    points: int = POINTS,
+) -> Result:
+    """Trains a task once and measures what it reached, at the end and on the way.
+
+    Args:
+        kept: pictures of the bare model, shared by all trainings on one checkpoint.
+        method: another training than the task's own.
+        changes: settings other than the task's.
+        points: how often it is measured on the way.
+    """
+    settings = _settings(task, checkpoint, out, seed, changes or {}, points)
+    host = StandaloneHost(checkpoint.parent, out)
+    plan = make_plan(settings, host)
+    files: list[tuple[Saved, float, int]] = []
+    with host.borrow(settings[ModelSettings]) as model:
+        counter = PassCounter(model.unet)
+        started = time.perf_counter()
+
+        def sink(event: Event) -> None:
+            if isinstance(event, Saved):
+                files.append((event, time.perf_counter() - started, counter.passes))
+
+        session = Session(settings, plan, model, host, control=Control(), sink=sink)
+        (method or TRAIN[task.method])(session)
+        counter.remove()
+        easel = Easel(session, kept)
+        course = [
+            _point(task, easel.with_file(saved.path), saved.step, seconds, passes)
+            for saved, seconds, passes in files
+        ]
+        _, seconds, passes = files[-1]
+        return _result(task, easel.with_file(files[-1][0].path), who, seed, course, seconds, passes)
+
+
+def _settings(
+    task: Task,
+    checkpoint: Path,
+    out: Path,
+    seed: int,
+    changes: Mapping[str, object],
+    points: int,
+) -> JobSettings:
+    job: dict[str, object] = {
+        **task.job(out / task.name),
+        "method": task.method,
+        "checkpoint": str(checkpoint),
+        "name": f"{task.name}-{seed}",
+        "overwrite": True,
+        "log_csv": False,
+        "seed": seed,
+        **changes,
+    }
+    settings = parse(job)
+    steps = settings.for_second_pass()[TrainingSettings].steps
+    return settings.replace(save_every_steps=max(1, steps // points))
+
+
+def _point(task: Task, draw: Any, step: int, seconds: float, passes: int) -> Point:
+    return Point(
+        step,
+        seconds,
+        passes,
+        effect(draw, task.effect[:CASES_ON_THE_WAY]).share,
+        collateral(draw, task.collateral[:CASES_ON_THE_WAY]).share,
+    )
+
+
+def _result(
+    task: Task,
+    draw: Any,
+    who: str,
+    seed: int,
+    course: list[Point],
+    seconds: float,
+    passes: int,
+) -> Result:
+    reached, lost = effect(draw, task.effect), collateral(draw, task.collateral)
+    removed = effect(draw, task.removal, strength=-1.0) if task.removal else None
+    graded = None
+    if task.grade is not None:
+        some = task.effect[:CASES_ON_THE_WAY]
+        prompts, seeds = [case.prompt for case in some], [case.seed for case in some]
+        graded = slider(draw, prompts, seeds, task.grade)
+    last = replace(course[-1], effect=reached.share, collateral=lost.share)
+    return Result(
+        task=task.name,
+        who=who,
+        seed=seed,
+        steps=last.step,
+        seconds=seconds,
+        passes=passes,
+        effect=reached.share,
+        effect_before=reached.before,
+        collateral=lost.share,
+        change=lost.change,
+        removal=removed.share if removed else None,
+        slider=graded.means if graded else None,
+        course=(*course[:-1], last),
+    )
+
+
+def table(results: Sequence[Result]) -> str:
+    """Median and worst of each task, one row each."""
+    rows = ["task            by         seeds  effect (worst)  lost (worst)  removal  to effect"]
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.task, result.who), []).append(result)
+    for (task, who), some in groups.items():
+        effects, lost = [one.effect for one in some], [one.collateral for one in some]
+        removal = [one.removal for one in some if one.removal is not None]
+        times = [point.seconds for one in some if (point := one.reached) is not None]
+        in_time = f"{statistics.median(times):.1f} s" if times else "never"
+        if 0 < len(times) < len(some):
+            in_time += f" ({len(times)} of {len(some)})"
+        rows.append(
+            f"{task:15} {who:10} {len(some):5}  {statistics.median(effects):6.1%}"
+            f" ({min(effects):.1%})  {statistics.median(lost):6.1%} ({max(lost):.1%})"
+            f"  {f'{statistics.median(removal):.1%}' if removal else '-':>7}  {in_time}"
+        )
+    return "\n".join(rows)
+
+
+def as_json(result: Result) -> dict[str, object]:
+    """A result for a file."""
+    row = asdict(result)
+    reached = result.reached
+    row["to_effect"] = asdict(reached) if reached else None
+    return row
