@@ -1,0 +1,84 @@
+"""Difference: two passes, the copier's file, settings of the second pass, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.errors import BadInput
+from trainer.events import Event, Saved, StepDone
+from trainer.loop import Outcome
+from trainer.networks import kohya
+
+Run = Callable[..., tuple[Path, Outcome, list[Event]]]
+
+
+def equal(a: Path, b: Path) -> bool:
+    first, second = kohya.load(a)[0], kohya.load(b)[0]
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+def test_the_second_pass_has_its_own_settings_and_its_network_is_saved(run: Run) -> None:
+    second = {"rank": 1, "alpha": 3, "steps": 2, "blocks": "M00"}
+    file, outcome, events = run("difference", second_pass=second)
+    tensors, metadata = kohya.load(file)
+    downs = [tensor for name, tensor in tensors.items() if "lora_down" in name]
+    assert {tensor.shape[0] for tensor in downs} == {1}
+    assert {float(t) for name, t in tensors.items() if name.endswith(".alpha")} == {3.0}
+    assert all("mid_block" in name for name in tensors)
+    assert metadata["ss_network_dim"] == "1"
+    assert outcome.steps == 2
+    totals = [event.total_steps for event in events if isinstance(event, StepDone)]
+    assert totals == [3, 3, 3, 2, 2]
+
+
+def test_a_saved_copier_can_be_used_instead_of_training_one(run: Run) -> None:
+    whole, _, events = run("difference", save_copier=True, name="whole")
+    copier = whole.with_name("whole-copier.safetensors")
+    assert [event.path for event in events if isinstance(event, Saved)] == [copier, whole]
+    again, _, events = run("difference", copier_file=str(copier), name="again")
+    assert sum(isinstance(event, StepDone) for event in events) == 3
+    assert kohya.load(again)[0].keys() == kohya.load(whole)[0].keys()
+    other, _, _ = run("difference", name="other", learning_rate=1e-2, save_copier=True)
+    other_copier = other.with_name("other-copier.safetensors")
+    differently, _, _ = run("difference", copier_file=str(other_copier), name="differently")
+    assert not equal(again, differently)
+
+
+def test_the_first_pass_alone_saves_the_copier_as_the_result(run: Run) -> None:
+    whole, _, _ = run("difference", save_copier=True, name="whole")
+    only, outcome, events = run("difference", copier_only=True, name="only")
+    assert outcome.steps == 3
+    assert [event.path for event in events if isinstance(event, Saved)] == [only]
+    assert equal(only, whole.with_name("whole-copier.safetensors"))
+
+
+def test_a_copier_of_other_layers_is_refused_before_anything_is_computed(run: Run) -> None:
+    only, _, _ = run("difference", copier_only=True, name="only")
+    with pytest.raises(BadInput, match="layers that are not trained"):
+        run("difference", copier_file=str(only), blocks="M00", name="x")
+    with pytest.raises(BadInput, match="cannot be read"):
+        run("difference", copier_file="nowhere.safetensors", name="x")
+
+
+def test_a_mask_changes_what_is_learnt_in_the_second_pass(run: Run) -> None:
+    plain, masked = (
+        run("difference", name=f"mask-{mask}", mask=mask)[0] for mask in ("none", "difference")
+    )
+    assert not equal(plain, masked)
+
+
+def test_the_prompt_and_the_trigger_word_are_really_used(run: Run) -> None:
+    plain, prompted, triggered = (
+        run(method, name=name, **changes)[0]
+        for method, name, changes in (
+            ("addift", "plain", {}),
+            ("addift", "prompted", {"original_prompt": "a cat"}),
+            ("addift", "triggered", {"trigger_word": "a cat"}),
+        )
+    )
+    assert not equal(plain, prompted)
+    assert equal(prompted, triggered)

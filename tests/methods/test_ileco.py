@@ -1,0 +1,87 @@
+"""iLECO: what is asked of the frozen model, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainer.control import Control
+from trainer.errors import BadInput
+from trainer.events import Event
+from trainer.hosts.standalone import StandaloneHost
+from trainer.loop import Outcome
+from trainer.methods.ileco import pool, tasks
+from trainer.plan import make_plan
+from trainer.session import Session
+from trainer.settings.groups import ModelSettings
+from trainer.settings.schema import parse
+
+Run = Callable[..., tuple[Path, Outcome, list[Event]]]
+Jobs = dict[str, dict[str, object]]
+
+
+@pytest.fixture
+def session(jobs: Jobs, tmp_path: Path) -> Callable[..., Session]:
+    def make(**changes: object) -> Session:
+        settings = parse({**jobs["ileco"], "method": "ileco", **changes})
+        host = StandaloneHost(tmp_path, tmp_path / "out", "cpu")
+        plan = make_plan(settings, host)
+        with host.borrow(settings[ModelSettings]) as model:
+            return Session(settings, plan, model, host, control=Control(), sink=lambda event: None)
+
+    return make
+
+
+def test_every_line_is_a_change_and_targets_are_held(session: Callable[..., Session]) -> None:
+    changes, held = tasks(
+        session(original_prompt="red\n\ngreen ", target_prompt="blue\nblack", preserve_prompts="x")
+    )
+    assert changes == {"red": {"blue": 1.0}, "green": {"black": 1.0}}
+    assert held == ("", "blue", "black", "x")
+
+
+def test_erasing_with_guidance_is_the_formula_of_the_paper(
+    session: Callable[..., Session],
+) -> None:
+    # Gandikota et al. 2023, eq. 8: e("") - g (e(concept) - e(""))
+    changes, held = tasks(session(original_prompt="red", target_prompt="", concept_guidance=2))
+    assert changes == {"red": {"": 3.0, "red": -2.0}}
+    assert held == ("",)
+    changes, _ = tasks(session(neutral_prompt="pale", concept_guidance=2))
+    assert changes == {"red": {"blue": 3.0, "pale": -2.0}}
+
+
+@pytest.mark.parametrize("latents", ["noise", "original", "target", "both"])
+def test_the_pool_holds_about_what_was_asked_for(
+    latents: str, session: Callable[..., Session]
+) -> None:
+    one = session(pool_size=32, pool_latents=latents, image_size_px="96,64", preserve_share=0.25)
+    changes, held = tasks(one)
+    (changed, share), (kept, held_share) = pool(one, changes, held, ["red", "blue"])
+    assert (share, held_share) == (0.75, 0.25)
+    assert len(changed) == 24
+    assert len(kept) == 8
+    assert changed.latents.shape[1:] == (4, 12, 8)  # portrait: height before width
+    assert set(changed.prompts) == {"red"}
+    assert set(kept.prompts) == {"", "blue"}
+
+
+def test_nothing_is_held_without_a_share(session: Callable[..., Session]) -> None:
+    one = session(preserve_share=0)
+    changes, held = tasks(one)
+    assert held == ()
+    assert [share for _, share in pool(one, changes, held, ["red", "blue"])] == [1.0]
+
+
+def test_long_prompts_are_refused_by_name_or_cut(run: Run, session: Callable[..., Session]) -> None:
+    words = " ".join(["word"] * 30)
+    with pytest.raises(BadInput) as caught:
+        run("ileco", max_prompt_tokens=20, target_prompt=words, preserve_prompts=f"short\n{words}")
+    found = {problem.where: problem.what for problem in caught.value.problems}
+    assert set(found) == {"target_prompt", "preserve_prompts"}
+    assert "30 tokens, and 20 are allowed" in found["target_prompt"]
+    one = session(max_prompt_tokens=20, target_prompt=words, truncate_prompts=True)
+    changes, _ = tasks(one)
+    assert changes == {"red": {" ".join(["word"] * 20): 1.0}}
