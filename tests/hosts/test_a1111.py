@@ -1,0 +1,279 @@
+"""The loan of a webui's model: shared while it lasts, and without a trace afterwards."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import tiny_modules
+from tests.hosts.standin import WEBUI, AppliedLora, Webui
+from trainer.control import Control, Request
+from trainer.errors import BadInput, TrainyardError
+from trainer.hosts.a1111 import STOP_AND_SAVE, WebuiHost, subfolder
+from trainer.hosts.gate import BLOCK, PAUSE
+from trainer.models.export import ldm_tensors, write_checkpoint
+from trainer.models.families import SD1
+from trainer.settings.groups import ModelSettings
+
+SETTINGS = ModelSettings(checkpoint="one.safetensors")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    found = {}
+    for seed, name in enumerate(("one", "two")):
+        found[name] = folder / f"{name}.safetensors"
+        write_checkpoint(found[name], ldm_tensors(*tiny_modules(seed), SD1, torch.float32))
+    return found
+
+
+@pytest.fixture
+def webui(files: dict[str, Path], tmp_path: Path) -> Iterator[Webui]:
+    (tmp_path / "models/Lora").mkdir(parents=True)
+    WEBUI.start(tmp_path, files)
+    yield WEBUI
+    assert not WEBUI.lock.taken, "the webui can generate"
+
+
+@pytest.fixture
+def lora(tmp_path: Path, webui: Webui) -> AppliedLora:
+    file = tmp_path / "hat.safetensors"
+    file.write_bytes(b"hat")
+    return AppliedLora(file, 0.25)
+
+
+def test_every_tensor_is_the_webuis_own(webui: Webui) -> None:
+    live = {p.data_ptr() for p in webui.model.parameters()}
+    with WebuiHost().borrow(SETTINGS) as model:
+        for part in (model.unet, model.text_encoder):
+            assert all(p.data_ptr() in live for p in part.parameters())
+        assert all(p.data_ptr() in live for p in model.vae.parameters())
+        assert model.origin.name == "one.safetensors"
+
+
+@pytest.mark.parametrize(
+    "error", [None, RuntimeError("odd"), KeyboardInterrupt(), MemoryError(), GeneratorExit()]
+)
+def test_however_it_ends_the_model_is_what_it_was(
+    webui: Webui, lora: AppliedLora, error: BaseException | None
+) -> None:
+    webui.draw([lora])
+    before = webui.fingerprint()
+    try:
+        with WebuiHost().borrow(SETTINGS) as model:
+            assert webui.lock.taken
+            model.unet.train()
+            if error is not None:
+                raise error
+    except BaseException as raised:  # noqa: BLE001 - KeyboardInterrupt is one of the cases
+        assert raised is error
+    assert webui.fingerprint() == before
+    assert webui.networks.loaded_networks == [lora]
+
+
+def test_a_lora_of_the_last_picture_is_not_trained_on(webui: Webui, lora: AppliedLora) -> None:
+    clean = webui.fingerprint()
+    assert webui.draw([lora]) != clean
+    with WebuiHost().borrow(SETTINGS):
+        assert webui.fingerprint() == clean
+
+
+def test_a_lora_that_was_written_anew_is_not_put_back(webui: Webui, lora: AppliedLora) -> None:
+    clean = webui.fingerprint()
+    webui.draw([lora])
+    with WebuiHost().borrow(SETTINGS):
+        lora.file.write_bytes(b"another")
+        lora.mtime -= 10
+    assert webui.fingerprint() == clean, "the next picture takes the new file"
+
+
+def test_what_filled_the_memory_is_free_before_the_webui_goes_on(webui: Webui) -> None:
+    filled: list[weakref.ref[torch.Tensor]] = []
+    seen: list[bool] = []
+    webui.at_gc.append(lambda: seen.append(filled[0]() is None and webui.lock.taken))
+
+    def fail() -> None:
+        large = torch.zeros(1000)
+        filled.append(weakref.ref(large))
+        raise RuntimeError("DefaultCPUAllocator: no memory")
+
+    with pytest.raises(RuntimeError), WebuiHost().borrow(SETTINGS):
+        fail()
+    assert seen == [True]
+
+
+def generate_meanwhile(
+    webui: Webui, loras: list[AppliedLora]
+) -> tuple[threading.Thread, list[str]]:
+    """Asks for a picture in another thread, and returns when it waits for the lock."""
+    drawn: list[str] = []
+    thread = threading.Thread(target=lambda: drawn.append(webui.draw(loras)))
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not webui.lock._pending_threads and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return thread, drawn
+
+
+def test_a_picture_comes_between_two_steps_and_changes_nothing(
+    webui: Webui, lora: AppliedLora
+) -> None:
+    wanted = webui.draw([lora])
+    clean = webui.draw()
+    control = Control()
+    with WebuiHost().borrow(SETTINGS, control) as model:
+        weights = [p.clone() for p in model.unet.parameters()]
+        thread, drawn = generate_meanwhile(webui, [lora])
+        assert drawn == []
+        assert control.checkpoint() is Request.CONTINUE
+        thread.join(10)
+        assert drawn == [wanted], "the same picture as without a training"
+        assert all(map(torch.equal, weights, model.unet.parameters()))
+        assert webui.fingerprint() == clean
+    assert webui.fingerprint() == wanted, "as the webui left it"
+
+
+def test_with_block_a_picture_waits_for_the_end(webui: Webui) -> None:
+    webui.modules["shared"].opts.trainyard_sharing = BLOCK
+    control = Control()
+    with WebuiHost().borrow(SETTINGS, control):
+        thread, drawn = generate_meanwhile(webui, [])
+        control.checkpoint()
+        assert drawn == []
+    thread.join(10)
+    assert len(drawn) == 1
+
+
+def test_with_pause_training_waits_until_the_webui_is_idle(webui: Webui) -> None:
+    webui.modules["shared"].opts.trainyard_sharing = PAUSE
+    webui.modules["shared"].opts.trainyard_idle_s = 0.4
+    control = Control()
+    with WebuiHost().borrow(SETTINGS, control):
+        thread, _ = generate_meanwhile(webui, [])
+        started = time.monotonic()
+        control.checkpoint()
+        assert time.monotonic() - started >= 0.4
+        thread.join(10)
+
+
+def test_a_paused_training_leaves_the_machine_to_the_webui(webui: Webui) -> None:
+    control = Control()
+    with WebuiHost().borrow(SETTINGS, control):
+        control.pause()
+        trainer = threading.Timer(0.3, control.resume)
+        trainer.start()
+        drawn: list[str] = []
+        thread = threading.Thread(target=lambda: drawn.append(webui.draw()))
+        thread.start()
+        control.checkpoint()
+        assert len(drawn) == 1
+        thread.join(10)
+
+
+def choose(webui: Webui, name: str) -> None:
+    """What the webui's menu does before it waits for the lock."""
+    webui.modules["shared"].opts.sd_model_checkpoint = name
+
+
+def test_another_checkpoint_waits_for_the_end(webui: Webui) -> None:
+    control = Control()
+    with WebuiHost().borrow(SETTINGS, control):
+        choose(webui, "two.safetensors")
+        thread, drawn = generate_meanwhile(webui, [])
+        assert control.checkpoint() is Request.CONTINUE
+        assert drawn == []
+    thread.join(10)
+
+
+def test_another_checkpoint_stops_and_saves_if_so_set(webui: Webui) -> None:
+    webui.modules["shared"].opts.trainyard_checkpoint_change = STOP_AND_SAVE
+    control = Control()
+    with WebuiHost().borrow(SETTINGS, control):
+        choose(webui, "two.safetensors")
+        assert control.checkpoint() is Request.STOP_AND_SAVE
+
+
+def test_a_checkpoint_changed_by_a_picture_is_loaded_back(webui: Webui) -> None:
+    control = Control()
+    with WebuiHost().borrow(SETTINGS, control) as model:
+        weights = [p.clone() for p in model.unet.parameters()]
+        control.pause()
+
+        def change() -> None:
+            with webui.lock:
+                webui.load(webui.infos["two"])
+            control.resume()
+
+        thread = threading.Thread(target=change)
+        thread.start()
+        control.checkpoint()
+        thread.join(10)
+        assert webui.reloads == 1
+        assert all(map(torch.equal, weights, model.unet.parameters()))
+
+
+def test_moved_tensors_are_found_again(webui: Webui) -> None:
+    control = Control()
+    with WebuiHost().borrow(SETTINGS, control) as model:
+        weights = [p.clone() for p in model.unet.parameters()]
+        control.pause()
+
+        def move() -> None:
+            with webui.lock:
+                for parameter in webui.model.parameters():
+                    parameter.data = parameter.data.clone()
+            control.resume()
+
+        thread = threading.Thread(target=move)
+        thread.start()
+        control.checkpoint()
+        thread.join(10)
+        live = {p.data_ptr() for p in webui.model.parameters()}
+        assert all(p.data_ptr() in live for p in model.unet.parameters())
+        assert all(map(torch.equal, weights, model.unet.parameters()))
+
+
+def test_another_checkpoint_is_loaded_by_the_webui_and_stays_chosen(webui: Webui) -> None:
+    host = WebuiHost()
+    with host.borrow(ModelSettings(checkpoint="two")) as model:
+        assert model.origin.name == "two.safetensors"
+    assert host.loaded_checkpoint() == "two.safetensors"
+
+
+def test_a_checkpoint_that_cannot_be_loaded_ends_the_job(webui: Webui) -> None:
+    def fail(info: object) -> None:
+        raise OSError("broken file")
+
+    webui.modules["sd_models"].reload_model_weights = fail
+    wanted = pytest.raises(TrainyardError, match="cannot load one.safetensors: broken file")
+    with wanted, WebuiHost().borrow(SETTINGS):
+        raise AssertionError("not lent")
+
+
+def test_an_unknown_checkpoint_is_refused_with_a_proposal(webui: Webui) -> None:
+    with pytest.raises(BadInput, match="did you mean one.safetensors"):
+        WebuiHost().check_model(ModelSettings(checkpoint="onee.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp", "a/../../b"])
+def test_results_stay_in_the_lora_folder(name: str) -> None:
+    with pytest.raises(BadInput, match="leads out"):
+        subfolder(name)
+
+
+def test_the_exact_weight_beside_an_8_bit_one_is_taken(webui: Webui) -> None:
+    from trainer.hosts.a1111_loan import live_tensors
+
+    layer = webui.model.get_submodule("model.diffusion_model.input_blocks.0.0")
+    exact = layer.weight.detach().half()
+    layer.weight = torch.nn.Parameter(exact.to(torch.float8_e4m3fn), requires_grad=False)
+    layer.fp16_weight = exact
+    taken = live_tensors(webui.model)["model.diffusion_model.input_blocks.0.0.weight"]
+    assert torch.equal(taken, exact)
