@@ -77,6 +77,24 @@ def _parser() -> argparse.ArgumentParser:
     page.add_argument("--out", type=Path, default=Path("outputs"), help="results")
     page.add_argument("--port", type=int, default=7861)
     page.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
+    bench = add("bench", _bench, "Measure how well the methods work on the embedded checkpoint.")
+    bench.add_argument(
+        "--quality",
+        action="store_true",
+        required=True,
+        help="effect, collateral, slider and time to effect of every method",
+    )
+    bench.add_argument("--only", action="append", default=[], help="a task; several times")
+    bench.add_argument("--seeds", type=int, default=5, help="trainings of each task")
+    bench.add_argument("--out", type=Path, default=Path("outputs/bench"), help="files and rows")
+    bench.add_argument("--json", type=Path, help="write every training's figures there")
+    bench.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="change a parameter of every task; may be given several times",
+    )
     add("schema", _schema, "Print every parameter as JSON.")
     return parser
 
@@ -131,6 +149,29 @@ def _ui(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from .demo.checkpoint import CHECKPOINT
+    from .demo.quality import baselines, measure_all, table
+    from .demo.tasks import TASKS
+
+    unknown = [name for name in options.only if name not in TASKS]
+    if unknown:
+        known = f"known: {', '.join(TASKS)}"
+        raise BadInput([Problem("--only", f"there is no task {name}", known) for name in unknown])
+    results = measure_all(
+        [TASKS[name] for name in options.only or TASKS],
+        CHECKPOINT,
+        options.out,
+        seeds=range(1, options.seeds + 1),
+        peers=baselines(),
+        changes=_changes(options.set),
+        json_file=options.json,
+        show=lambda line: print(line, flush=True),
+    )
+    print(table(results))
+    return DONE
+
+
 def _schema(options: argparse.Namespace) -> int:
     del options
     print(json.dumps(listing(), indent=2, ensure_ascii=False))
@@ -154,15 +195,25 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> JobSettings:
                 )
             ]
         )
+    return parse({**raw, **_changes(changes)})
+
+
+def _changes(given: Sequence[str]) -> dict[str, object]:
+    """`NAME=VALUE` texts as settings.
+
+    Raises:
+        BadInput: a text has no =.
+    """
     problems = []
-    for change in changes:
+    changes: dict[str, object] = {}
+    for change in given:
         name, equals, value = change.partition("=")
         if not equals:
             problems.append(Problem("--set", f"{change!r} has no =", "write NAME=VALUE"))
-        raw[name.strip()] = value
+        changes[name.strip()] = value
     if problems:
         raise BadInput(problems)
-    return parse(raw)
+    return changes
 
 
 @contextlib.contextmanager

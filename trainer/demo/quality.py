@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +26,19 @@ from ..settings.groups import ModelSettings, TrainingSettings
 from ..settings.schema import JobSettings, parse
 from .tasks import PICTURES_PX, Task
 
+BASELINES = Path(__file__).resolve().parents[2] / "tests" / "baselines"
 CASES_ON_THE_WAY = 32
 POINTS = 6
 Pictures = Sequence[Image.Image]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another way to train a method, with its own settings."""
+
+    name: str
+    train: Method
+    settings: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -205,6 +217,83 @@ def _result(
         slider=graded.means if graded else None,
         course=(*course[:-1], last),
     )
+
+
+def measure_all(
+    tasks: Sequence[Task],
+    checkpoint: Path,
+    out: Path,
+    *,
+    seeds: Sequence[int],
+    peers: Mapping[str, Peer],
+    changes: Mapping[str, object],
+    json_file: Path | None,
+    show: Callable[[str], None],
+) -> list[Result]:
+    """Every task with every seed, and beside it the peer's way where there is one.
+
+    Args:
+        peers: by method.
+        changes: settings for Trainyard's own trainings.
+        json_file: is rewritten after every training.
+        show: is told each result in words.
+    """
+    kept: dict[object, Pictures] = {}
+    results: list[Result] = []
+    for task in tasks:
+        for seed in seeds:
+            runs = [measure(task, checkpoint, out, seed, kept, changes=changes)]
+            if task.method in peers:
+                peer = peers[task.method]
+                runs.append(
+                    measure(
+                        *(task, checkpoint, out / "peer", seed, kept),
+                        who=peer.name,
+                        method=peer.train,
+                        changes=peer.settings,
+                    )
+                )
+            for result in runs:
+                results.append(result)
+                show(words(result))
+            if json_file is not None:
+                json_file.parent.mkdir(parents=True, exist_ok=True)
+                rows = [as_json(result) for result in results]
+                json_file.write_text(json.dumps(rows, indent=1), "utf-8")
+    return results
+
+
+def baselines(folder: Path = BASELINES) -> dict[str, Peer]:
+    """The peers' ways of training, by method; none where the tests were not installed along."""
+    file = folder / "plain_ileco.py"
+    if not file.is_file():
+        return {}
+    spec = importlib.util.spec_from_file_location("plain_ileco", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return {"ileco": Peer("plain", module.train, module.PRESET)}
+
+
+def words(result: Result) -> str:
+    """One training in a line."""
+    reached = result.reached
+    in_time = f"{reached.seconds:.1f} s, step {reached.step}" if reached else "never"
+    parts = [
+        f"{result.task} {result.who} seed {result.seed}: effect {result.effect:.1%}"
+        f" (before {result.effect_before:.1%}), lost {result.collateral:.1%},"
+        f" change {result.change:.3f}",
+        f"{result.seconds:.1f} s, {result.passes} passes; 90 % / 5 %: {in_time}",
+    ]
+    if result.removal is not None:
+        parts.append(f"removed at -1 {result.removal:.1%}")
+    if result.slider is not None:
+        parts.append("slider " + " ".join(f"{mean:.3f}" for mean in result.slider))
+    parts.append(
+        "course " + " ".join(f"{p.step}:{p.effect:.0%}/{p.collateral:.0%}" for p in result.course)
+    )
+    return "\n    ".join(parts)
 
 
 def table(results: Sequence[Result]) -> str:
