@@ -132,10 +132,13 @@ window.trainyard = window.trainyard || {
         return () => { clearTimeout(timer); timer = setTimeout(work, wait_ms); };
     };
 
+    const PARTS = 4; // files that push a starter; they may arrive after this one
+
     function begin() {
         const root = document.getElementById("trainyard_root");
         const facts = document.getElementById("trainyard_facts");
-        if (!root || !facts || !ty.at("collect") || !ty.at("live") || !ty.at("queue")) {
+        const drawn = root && facts && ["collect", "apply", "live", "queue"].every((name) => ty.at(name));
+        if (!drawn || ty.starters.length < PARTS) {
             setTimeout(begin, 150);
             return;
         }

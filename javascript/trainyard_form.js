@@ -9,6 +9,7 @@
     let written = null; // values on their way into the fields
     let known = {}; // the fields' values as last read, by key
     const touched = new Set();
+    let offered = null; // what there is to choose from, by what a field picks
     let planned = 0; // number of the newest plan that was asked for
 
     ty.method = "";
@@ -28,7 +29,12 @@
     /** Sets some fields; the others stay as they are. */
     ty.write = async function (values) {
         const now = await ty.read();
-        written = ty.facts.fields.map((one) => (one.key in values ? values[one.key] : now[one.key]));
+        written = ty.facts.fields.map((one) => {
+            const value = one.key in values ? values[one.key] : now[one.key];
+            const list = offered && one.section !== "second" && offered[one.picks];
+            const choices = list && (ty.facts.pairs ? list.map((name) => [name, name]) : list);
+            return list ? {__type__: "update", value, choices} : value;
+        });
         ty.at("apply").click();
         known = {...now, ...values};
         await new Promise((resolve) => setTimeout(resolve, 150));
@@ -157,8 +163,11 @@
                 && Array.isArray(value) === Array.isArray(known[one.key]);
             if (value !== undefined && (alike || text)) values[one.key] = value;
         }
-        if (Object.keys(values).length) await ty.write(values);
-        else { check(); plan(); }
+        const found = await ty.ask("choices");
+        offered = found.choices;
+        const only = offered.checkpoint.length === 1 ? offered.checkpoint[0] : "";
+        if (blank(values.checkpoint) && blank(known.checkpoint)) values.checkpoint = found.loaded || only;
+        await ty.write(values);
     }
 
     async function changed() {
@@ -242,6 +251,7 @@
             if (!help) continue;
             help.classList.add("trainyard_help");
             help.id = one.id + "_help";
+            help.parentElement.classList.add("trainyard_column");
             for (const input of block.querySelectorAll("input, textarea")) {
                 input.setAttribute("aria-describedby", `${help.id} ${one.id}_problem`);
                 if (["int", "float"].includes(one.kind)) input.inputMode = "decimal";

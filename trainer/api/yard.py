@@ -52,4 +52,4 @@ class Yard:
         """Does a job; what is needed for that is imported now, not when the page opens."""
         from ..run import run_job
 
-        run_job(parse(job.settings), self.host, control=control, sink=sink)
+        run_job(parse(job.settings), self.host, control=control, sink=sink, resume=job.resume)

@@ -16,7 +16,11 @@ from .values import Value
 TITLES: Mapping[str, str] = {
     "model": "Model and precision",
     "network": "Network",
-    "data": "Pictures and captions",
+    "data": "Captions and damaged files",
+    "pictures": "How pictures are cut",
+    "copier": "First pass: the copier",
+    "direction": "There and back",
+    "labels": "Answers of the unchanged model",
     "training": "Steps, batches, memory",
     "optimizer": "Optimizer and learning rate",
     "loss": "Loss and noise levels",

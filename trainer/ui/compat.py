@@ -9,6 +9,9 @@ import gradio as gr
 
 GRADIO_MAJOR = int(gr.__version__.partition(".")[0])
 
+PAIRS = GRADIO_MAJOR >= 4
+"""Whether the page holds a dropdown's choices as pairs of label and value."""
+
 
 def listen(
     event: Callable[..., Any],
@@ -33,11 +36,6 @@ def listen(
     if GRADIO_MAJOR >= 4:
         options["concurrency_limit"] = None
     event(function, inputs=list(inputs), outputs=list(outputs), **options)
-
-
-def update(value: object) -> Any:
-    """A change of a component's value, as a listener returns it."""
-    return gr.update(value=value)
 
 
 def dropdown(choices: Sequence[str], *, free: bool, **options: Any) -> gr.Dropdown:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ..settings.form import Field, default, shown_value
-from ..settings.schema import PARAMETERS
+from ..settings.schema import PARAMETERS, Parameter
 from .compat import dropdown
 
 FIRST_LINES = 2
@@ -27,7 +27,7 @@ def component(field: Field, method: str, offers: Mapping[str, Sequence[str]]) ->
     """
     one = field.parameter
     common: dict[str, Any] = {
-        "label": f"{one.title} ({one.unit})" if one.unit else one.title,
+        "label": label(one),
         "info": one.help,
         "elem_id": field.elem_id,
         "elem_classes": classes(field.methods),
@@ -36,6 +36,12 @@ def component(field: Field, method: str, offers: Mapping[str, Sequence[str]]) ->
     made = _second(field, common) if field.second else _first(field, common, offers)
     made.do_not_save_to_config = True
     return made
+
+
+def label(one: Parameter) -> str:
+    """The title with its unit, where it does not name that itself."""
+    known = not one.unit or one.unit in one.title.lower()
+    return one.title if known else f"{one.title} ({one.unit})"
 
 
 def classes(methods: Sequence[str]) -> list[str]:

@@ -89,18 +89,20 @@ def cards(chosen: str) -> str:
     )
 
 
-def page_facts(chosen: str, *, local: bool) -> str:
+def page_facts(chosen: str, *, local: bool, pairs: bool) -> str:
     """What the scripts must know, as JSON that they find in the page.
 
     Args:
         chosen: the method that the form begins with.
         local: whether this is the standalone page, outside a webui.
+        pairs: whether a dropdown's choices are pairs of label and value.
     """
     known = {
         "method": chosen,
         "methods": {name: info.title for name, info in METHODS.items()},
         "fields": facts(),
         "standalone": local,
+        "pairs": pairs,
     }
     text = json.dumps(known, ensure_ascii=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="trainyard_facts">{text}</script>'

@@ -15,7 +15,7 @@ from ..api.yard import Yard
 from ..settings.form import Field, layout
 from ..settings.methods import METHODS
 from . import pages
-from .compat import listen
+from .compat import PAIRS, listen
 from .fields import classes, component
 
 COLLECT = "(...values) => { window.trainyard.take(values); return []; }"
@@ -32,8 +32,8 @@ def build(yard: Yard, *, standalone: bool = False) -> gr.Blocks:
     method, offers = next(iter(METHODS)), yard.choices()
     with gr.Blocks(analytics_enabled=False, title="Trainyard") as tab:
         with gr.Column(elem_id="trainyard_root"):
-            gr.HTML(pages.page_facts(method, local=standalone))
             with gr.Column(elem_id="trainyard_form"):
+                gr.HTML(pages.page_facts(method, local=standalone, pairs=PAIRS))
                 fields = _form(method, offers)
             with gr.Column(elem_id="trainyard_side"):
                 gr.HTML(pages.RUN)

@@ -1,0 +1,218 @@
+"""The page as an artist uses it: every story in a real browser, on a tiny checkpoint."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import Page
+
+pytestmark = pytest.mark.slow
+
+SMALL = {
+    "image_size_px": "64",
+    "bucket_step_px": "32",
+    "min_length_px": "32",
+    "rank": "2",
+    "alpha": "1",
+    "batch_size": "1",
+    "seed": "1",
+}
+
+
+@pytest.fixture
+def form(page: Page, photos: Path) -> Page:
+    """The page with a small job filled in and nothing running."""
+    page.open()
+    page.until("!trainyard.status.running")
+    page.script("return trainyard.chooseMethod('lora').then(() => trainyard.reset())")
+    page.write(**SMALL, images=str(photos))
+    return page
+
+
+def start(page: Page, name: str, steps: int) -> None:
+    page.write(name=name, steps=str(steps), save_every_steps="0")
+    page.press("start")
+    page.until(f"trainyard.status.jobs.some((job) => job.name === '{name}')")
+
+
+def state(name: str) -> str:
+    return f"(trainyard.status.jobs.find((job) => job.name === '{name}') || {{}}).state"
+
+
+def test_it_says_what_is_missing_and_shows_the_plan(page: Page, photos: Path) -> None:
+    page.open()
+    page.script("localStorage.clear()")
+    page.open()
+    page.until("document.getElementById('trainyard_plan').innerText.includes('Still needed')")
+    assert "Images folder" in page.text("plan")
+    assert page.read("checkpoint") == "tiny.safetensors", "the only checkpoint is chosen by itself"
+    page.write(**SMALL)
+    page.type("images", str(photos))
+    page.until("document.getElementById('trainyard_plan').innerText.includes('6 pictures')", 120)
+    assert "untitled.safetensors" in page.text("plan")
+    assert "1000 steps of 1" in page.text("plan")
+    assert "5 with a caption" in page.text("data")
+    assert page.script("return document.querySelectorAll('.trainyard_strip img').length") == 6
+
+
+def test_a_wrong_number_is_marked_while_it_is_typed(form: Page) -> None:
+    form.type("rank", "many")
+    form.until("document.querySelector('#trainyard_rank .trainyard_problem:not([hidden])')")
+    assert "is not a number" in form.text("rank")
+    form.type("rank", "4")
+    form.until("document.querySelector('#trainyard_rank .trainyard_problem').hidden")
+    assert form.read("rank") == "4"
+
+
+def test_a_training_runs_and_shows_how_far_it_is(form: Page) -> None:
+    start(form, "first", 30)
+    form.until("trainyard.status.step && trainyard.status.step.step > 2", 120)
+    assert "/ 30" in form.text("headline")
+    form.until(f"{state('first')} === 'done'", 240)
+    form.until("document.querySelector('#trainyard_curve svg path')")
+    assert "first.safetensors" in form.text("live")
+    assert form.console_errors() == []
+
+
+def test_pause_stop_and_save_and_a_reload_in_between(form: Page) -> None:
+    start(form, "long", 100_000)
+    form.until("trainyard.status.step && trainyard.status.step.step > 1", 120)
+    form.press("pause")
+    form.until(f"{state('long')} === 'paused'")
+    time.sleep(2)
+    before = form.script("return trainyard.status.step.step")
+    form.open()  # a reload, or another tab of the browser
+    form.until("document.getElementById('trainyard_pause').innerText === 'Go on'")
+    assert form.script("return trainyard.status.step.step") - before <= 1
+    form.press("pause")
+    form.until(f"trainyard.status.step.step > {before + 2}", 120)
+    form.press("stop_save")
+    form.until(f"{state('long')} === 'done'", 120)
+    assert "long.safetensors" in form.text("live")
+
+
+def test_the_queue_is_changed_and_runs_in_order(form: Page) -> None:
+    form.script("trainyard.ask('queue/clear', {})")
+    for name in ("one", "two", "three"):
+        form.write(name=name, steps="5")
+        form.press("enqueue")
+        form.until(f"{state(name)} === 'queued'")
+    places = "trainyard.status.jobs.filter((job) => job.state === 'queued').map((job) => job.name)"
+    third = form.script("return trainyard.status.jobs.find((job) => job.name === 'three').id")
+    form.press(f"job_{third}_up")
+    form.until(f"{places}.join() === 'one,three,two'")
+    form.press("enqueue")
+    form.until("document.getElementById('trainyard_message').innerText.includes('already writes')")
+    form.press(f"job_{third}_edit")
+    form.until("trainyard.editing !== null")
+    form.write(steps="6")
+    form.press("enqueue")
+    form.until("trainyard.editing === null")
+    form.press("queue_start")
+    form.until(f"{state('two')} === 'done'", 300)
+    done = form.script("return trainyard.status.jobs.find((job) => job.name === 'three').done")
+    assert done == 6
+
+
+def test_presets_are_saved_loaded_and_never_blank_the_model(form: Page) -> None:
+    form.write(rank="7", name="mine")
+    form.press("preset_save")
+    form.until("document.getElementById('trainyard_dialog_text')")
+    form.script("document.getElementById('trainyard_dialog_text').value = 'sevens'")
+    form.press("dialog_yes")
+    form.until("document.getElementById('trainyard_preset').value === 'sevens'")
+    form.write(rank="9")
+    form.press("preset_load")
+    form.until("document.getElementById('trainyard_message').innerText.includes('sevens')")
+    assert form.read("rank") == "7"
+    assert form.read("checkpoint") == "tiny.safetensors"
+    assert form.read("name") == "mine"
+    form.press("preset_delete")
+    form.until("document.getElementById('trainyard_dialog_yes')")
+    form.press("dialog_yes")
+    form.until(
+        "![...document.querySelectorAll('#trainyard_preset option')]"
+        ".some((one) => one.value === 'sevens')"
+    )
+
+
+def test_a_preset_of_traintrain_is_read(form: Page) -> None:
+    text = '{"mode": "LoRA", "model": "", "train_iterations": "321", "network_rank": "32"}'
+    form.script(
+        "window.took = 0; trainyard.takeFile(new File([arguments[0]], 'theirs.json'))"
+        ".then(() => took = 1)",
+        text,
+    )
+    form.until("window.took")
+    assert (form.read("steps"), form.read("rank")) == ("321", "32")
+    assert form.read("checkpoint") == "tiny.safetensors"
+
+
+def test_every_method_shows_its_own_fields_with_its_own_defaults(form: Page) -> None:
+    wrong = form.script("""
+        const found = [];
+        const work = async () => {
+            for (const method of Object.keys(trainyard.facts.methods)) {
+                await trainyard.chooseMethod(method);
+                await trainyard.reset();
+                for (const one of trainyard.facts.fields) {
+                    const block = document.getElementById(one.id);
+                    const shown = getComputedStyle(block).display !== 'none';
+                    if (shown !== one.methods.includes(method)) found.push([method, one.key]);
+                }
+                const now = await trainyard.read();
+                for (const one of trainyard.facts.fields) {
+                    const wanted = one.defaults[method];
+                    const free = one.required || !(method in one.defaults);
+                    const got = now[one.key], same = JSON.stringify(got) === JSON.stringify(wanted);
+                    if (!free && !same && (got || wanted)) found.push([method, one.key, got, wanted]);
+                }
+            }
+            return found;
+        };
+        return work();
+    """)
+    assert wrong == []
+
+
+def test_runs_are_compared(form: Page) -> None:
+    for name in ("curve-a", "curve-b"):
+        start(form, name, 8)
+        form.until(f"{state(name)} === 'done'", 240)
+    form.until("document.querySelector('#trainyard_runs input[value=curve-a]')")
+    for name in ("curve-a", "curve-b"):
+        form.script(f"document.querySelector('#trainyard_runs input[value={name}]').click()")
+        form.until(f"document.querySelector('#trainyard_runs input[value={name}]').checked")
+        time.sleep(1)
+    form.until("document.querySelectorAll('#trainyard_compare svg path').length === 4")
+    sizes = form.script("""
+        const links = [...document.querySelectorAll('#trainyard_results a')].map((one) => one.href);
+        return Promise.all(links.map(async (link) => {
+            const answer = await fetch(link);
+            const kind = answer.headers.get('content-type').split(';')[0];
+            return [kind, (await answer.blob()).size > 60];
+        }));
+    """)
+    assert sizes == [["image/png", True], ["text/csv", True], ["text/csv", True]]
+
+
+def test_no_width_cuts_anything_off(form: Page) -> None:
+    for width in (390, 900, 1400, 1920):
+        form.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False},
+        )
+        time.sleep(0.6)
+        cut = form.script("""
+            const room = document.documentElement.clientWidth;
+            return [...document.querySelectorAll('#trainyard_root *')].filter((one) => {
+                const box = one.getBoundingClientRect();
+                const inside = one.closest('.trainyard_strip, svg, [hidden], .trainyard_menu, pre');
+                return !inside && box.width && (box.right > room + 1 || box.left < -1);
+            }).map((one) => one.id || one.className).slice(0, 5);
+        """)
+        assert cut == [], f"at {width} px"
+    form.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
