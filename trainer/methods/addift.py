@@ -16,8 +16,9 @@ from ..diffusion.loss import denoising_loss, min_snr_weights
 from ..labels import FrozenModel, Samples
 from ..loop import Outcome
 from ..networks.network import Network
-from ..session import PairData, Session
+from ..session import Session
 from ..settings.groups import DirectionSettings, LossSettings, TrainingSettings
+from ..training_data import PairData
 
 LABELLED_AT_ONCE = 32
 """Batches that are labelled together; the frozen model is asked about all of them in one go."""

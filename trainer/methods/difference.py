@@ -10,8 +10,9 @@ from ..diffusion.timesteps import sample_timesteps
 from ..events import Notice
 from ..loop import LossFunction, Outcome
 from ..networks.network import Network
-from ..session import PairBatch, PairData, Saving, Session
+from ..session import Saving, Session
 from ..settings.groups import CopierSettings, LossSettings, OutputSettings
+from ..training_data import PairBatch, PairData
 
 
 def train(session: Session) -> Outcome:

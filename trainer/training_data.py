@@ -1,0 +1,51 @@
+"""Encoded pictures and pairs, with the order in which they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .data.batches import BatchOrder, LatentDataset
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Encoded pictures and the endless order in which they are trained."""
+
+    dataset: LatentDataset
+    order: BatchOrder
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Some pairs of one frame."""
+
+    originals: torch.Tensor
+    """[n, c, h/8, w/8]."""
+    targets: torch.Tensor
+    captions: tuple[str, ...]
+    mask: torch.Tensor | None
+    """[n, 1, h/8, w/8]."""
+
+
+@dataclass(frozen=True)
+class PairData(TrainingData):
+    """Encoded pairs: the dataset holds all pictures before the change, then all after it."""
+
+    masks: tuple[torch.Tensor | None, ...]
+    """Of every pair, float32 [1, h/8, w/8]."""
+
+    def take(self, indices: Sequence[int]) -> PairBatch:
+        """The pairs of these indices, which must share one frame."""
+        count = len(self.masks)
+        before = self.dataset.batch(indices)
+        after = self.dataset.batch([index + count for index in indices])
+        masks = [mask for index in indices if (mask := self.masks[index]) is not None]
+        return PairBatch(
+            before.latents,
+            after.latents,
+            before.captions,
+            torch.stack(masks).to(before.latents.device) if masks else None,
+        )
