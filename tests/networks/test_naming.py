@@ -4,8 +4,8 @@ import pytest
 
 from trainer.networks.naming import block_of, group_name, ldm_unet_path
 
-SD1_UP_BLOCKS = {1, 2, 3}
-SDXL_UP_BLOCKS = {0, 1}
+SD1_LEVELS = (False, True, True, True)
+SDXL_LEVELS = (True, True, False)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ SDXL_UP_BLOCKS = {0, 1}
     ],
 )
 def test_paths_and_blocks_follow_the_table(path: str, ldm: str, block: str) -> None:
-    assert ldm_unet_path(path, SD1_UP_BLOCKS) == ldm
+    assert ldm_unet_path(path, SD1_LEVELS) == ldm
     assert block_of(path) == block
     assert block_of(ldm) == block
     assert block_of(group_name("lora_unet", path)) == block
@@ -42,8 +42,8 @@ def test_paths_and_blocks_follow_the_table(path: str, ldm: str, block: str) -> N
 
 
 def test_sdxl_upsamplers_follow_an_attention() -> None:
-    first = ldm_unet_path("up_blocks.0.upsamplers.0.conv", SDXL_UP_BLOCKS)
-    second = ldm_unet_path("up_blocks.1.upsamplers.0.conv", SDXL_UP_BLOCKS)
+    first = ldm_unet_path("up_blocks.0.upsamplers.0.conv", SDXL_LEVELS)
+    second = ldm_unet_path("up_blocks.1.upsamplers.0.conv", SDXL_LEVELS)
     assert (first, second) == ("output_blocks.2.2.conv", "output_blocks.5.2.conv")
 
 
@@ -57,6 +57,6 @@ def test_text_encoders_are_base() -> None:
     assert [block_of(name) for name in names] == ["BASE", "BASE"]
 
 
-def test_a_path_outside_the_blocks_has_no_ldm_name() -> None:
-    with pytest.raises(ValueError, match="conv_in"):
-        ldm_unet_path("conv_in", SD1_UP_BLOCKS)
+def test_a_path_outside_the_layout_has_no_ldm_name() -> None:
+    with pytest.raises(KeyError, match="other.layer"):
+        ldm_unet_path("other.layer", SD1_LEVELS)

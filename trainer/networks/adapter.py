@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .targets import Layer
-
-Stride: TypeAlias = tuple[int, ...]
-Padding: TypeAlias = str | tuple[int, ...]
 
 
 class MisfitError(ValueError):

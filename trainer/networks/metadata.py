@@ -21,7 +21,7 @@ from ..settings.groups import (
     PictureSettings,
     TrainingSettings,
 )
-from ..settings.schema import JobSettings
+from ..settings.schema import PARAMETERS, JobSettings
 from ..settings.values import parse_arguments
 from .kinds import KINDS, NetworkFacts
 
@@ -58,6 +58,8 @@ ZERO = (
     *("num_validation_images", "num_reg_images", "keep_tokens", "caption_dropout_rate"),
     *("caption_dropout_every_n_epochs", "caption_tag_dropout_rate"),
 )
+SETTINGS_KEY = "trainyard_settings"
+"""Under it lie the job's settings as JSON, so that the tab can take them from a file."""
 NOT_HERE: Values = {
     **dict.fromkeys(UNSET),
     **dict.fromkeys(OFF, False),
@@ -155,7 +157,15 @@ def build_metadata(settings: JobSettings, facts: RunFacts) -> dict[str, str]:
     return {
         **{f"ss_{key}": _text(value) for key, value in sd_scripts.items()},
         **{f"modelspec.{key}": _text(value) for key, value in modelspec.items()},
+        SETTINGS_KEY: _text(_shareable(settings)),
     }
+
+
+def _shareable(settings: JobSettings) -> Values:
+    """The settings without what names files of this machine."""
+    own = {n for n, one in PARAMETERS.items() if one.picks in ("folder", "picture", "lora", "vae")}
+    given = settings.as_dict()
+    return {name: value for name, value in given.items() if name not in own}
 
 
 def _model(settings: JobSettings, facts: RunFacts) -> Values:

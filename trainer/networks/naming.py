@@ -8,7 +8,9 @@ the first for SD1 and SD2 and the second for SDXL, with the dots turned into und
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Sequence
+
+from ..models.ldm_names import unet_name
 
 UNET_PREFIX = "lora_unet"
 TEXT_ENCODER_PREFIXES: dict[str, tuple[str, ...]] = {
@@ -25,18 +27,6 @@ BASE = "BASE"
 BLOCKS_A_LEVEL = 3
 """ldm blocks in each level of the UNet: two resnets and a downsampler, or three resnets."""
 
-_RESNET_RENAMES = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-_DOWN_OR_UP = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.+)")
-_MID = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
-_RESAMPLER = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(?:down|up)samplers\.0\.conv")
-
 _BLOCK_PATTERNS: tuple[tuple[str, str, int], ...] = (
     (r"down_blocks[._](\d+)[._](?:resnets|attentions)[._](\d+)[._]", "IN", 1),
     (r"down_blocks[._](\d+)[._]downsamplers[._]", "IN", 3),
@@ -45,45 +35,21 @@ _BLOCK_PATTERNS: tuple[tuple[str, str, int], ...] = (
 )
 
 
-def ldm_unet_path(path: str, up_blocks_with_attention: Collection[int]) -> str:
+def ldm_unet_path(path: str, attention_levels: Sequence[bool]) -> str:
     """Rename a module inside a UNet's blocks from diffusers' path to ldm's.
 
     Args:
         path: diffusers' path, such as `down_blocks.1.attentions.0.proj_in`.
-        up_blocks_with_attention: the up blocks that hold attentions; an upsampler is its ldm
-            block's last submodule, whose index depends on that.
+        attention_levels: for each up block, whether it holds attentions.
 
     Returns:
         The ldm path, such as `input_blocks.4.1.proj_in`.
 
     Raises:
-        ValueError: the path does not lie inside a block.
+        KeyError: the path has no place in the ldm layout.
     """
-    if found := _DOWN_OR_UP.fullmatch(path):
-        side, level, kind, index, rest = found.groups()
-        first = 1 if side == "down" else 0
-        block = first + BLOCKS_A_LEVEL * int(level) + int(index)
-        root = "input_blocks" if side == "down" else "output_blocks"
-        return f"{root}.{block}.{_submodule(kind, rest)}"
-    if found := _MID.fullmatch(path):
-        kind, index, rest = found.groups()
-        position = 2 * int(index) if kind == "resnets" else 1
-        return f"middle_block.{position}.{_submodule(kind, rest).split('.', 1)[1]}"
-    if found := _RESAMPLER.fullmatch(path):
-        level_number = int(found[2])
-        if found[1] == "down_blocks":
-            return f"input_blocks.{BLOCKS_A_LEVEL * (level_number + 1)}.0.op"
-        last = 2 if level_number in up_blocks_with_attention else 1
-        return f"output_blocks.{BLOCKS_A_LEVEL * level_number + 2}.{last}.conv"
-    raise ValueError(f"{path} does not lie inside a block of a UNet")
-
-
-def _submodule(kind: str, rest: str) -> str:
-    """The part of an ldm path below its block: `0.in_layers.2` or `1.proj_in`."""
-    if kind == "attentions":
-        return f"1.{rest}"
-    head, dot, tail = rest.partition(".")
-    return f"0.{_RESNET_RENAMES[head]}{dot}{tail}"
+    # The table speaks of tensors: a layer's path ends where its weight's name begins.
+    return unet_name(f"{path}.weight", attention_levels).removesuffix(".weight")
 
 
 def group_name(prefix: str, path: str) -> str:

@@ -95,7 +95,7 @@ def _unet_targets(
     unet: nn.Module, family: str, blocks: Collection[str], element: str, convolutions: bool
 ) -> Iterator[Target]:
     containers = TRANSFORMERS + (CONVOLUTIONAL if convolutions else ())
-    with_attention = _up_blocks_with_attention(unet)
+    levels = _attention_levels(unet)
     for path, layer in _layers_inside(unet, containers):
         block = block_of(path)
         if block is None or block not in blocks:
@@ -103,7 +103,7 @@ def _unet_targets(
         if element != FULL and ELEMENTS[element] not in path:
             continue
         diffusers_name = group_name(UNET_PREFIX, path)
-        ldm_name = group_name(UNET_PREFIX, ldm_unet_path(path, with_attention))
+        ldm_name = group_name(UNET_PREFIX, ldm_unet_path(path, levels))
         if family in LDM_STYLE_FAMILIES:
             yield Target(ldm_name, layer, block, aliases=(diffusers_name,))
         else:
@@ -123,8 +123,6 @@ def _layers_inside(root: nn.Module, containers: Collection[str]) -> Iterator[tup
                 yield f"{outer_path}.{path}", module
 
 
-def _up_blocks_with_attention(unet: nn.Module) -> set[int]:
-    up_blocks = unet.get_submodule("up_blocks")
-    return {
-        int(index) for index, block in up_blocks.named_children() if hasattr(block, "attentions")
-    }
+def _attention_levels(unet: nn.Module) -> list[bool]:
+    """For each up block, whether it holds attentions."""
+    return [hasattr(block, "attentions") for block in unet.get_submodule("up_blocks").children()]
