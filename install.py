@@ -128,14 +128,22 @@ RUN_REQUIREMENTS = (
     "torch==2.13.0",
     "transformers==4.46.1",
     "diffusers==0.31.0",
-    "huggingface_hub>=0.23.2,<1.0",
+    "huggingface_hub==0.26.2",
     "numpy>=1.26,<2",
-    "Pillow>=9.5,<14",
+    "Pillow>=9.5,<11",
     "safetensors>=0.4.2,<0.7",
     "tqdm>=4.65,<5",
 )
 WITHOUT_DEPENDENCIES = ("open_clip_torch==2.20.0",)
 """Only its vocabulary file is read; what it imports would be half a webui."""
+UI_REQUIREMENTS = (
+    "gradio==4.40.0",
+    "fastapi==0.104.1",
+    "pydantic==2.8.2",
+    "httpx>=0.24,<0.28",
+    "matplotlib>=3.8,<4",
+)
+"""Those of Forge, which the page runs in too; newer httpx does not go with this fastapi."""
 TEST_REQUIREMENTS = (
     "pytest>=8,<10",
     "ruff==0.17.5",
@@ -143,6 +151,7 @@ TEST_REQUIREMENTS = (
     "import-linter>=2.1,<3",
     "peft==0.13.2",
     "accelerate==0.31.0",
+    "selenium>=4.20,<5",
 )
 
 
@@ -167,13 +176,13 @@ def demo(arguments: Sequence[str]) -> int:
 
 
 def ui(arguments: Sequence[str]) -> int:
-    set_up(RUN_REQUIREMENTS)
+    set_up((*RUN_REQUIREMENTS, *UI_REQUIREMENTS))
     return in_venv("-m", "trainer", "ui", *arguments, folder=Path.cwd())
 
 
 def test(arguments: Sequence[str]) -> int:
     """Runs every check, also after one has failed."""
-    set_up((*RUN_REQUIREMENTS, *TEST_REQUIREMENTS))
+    set_up((*RUN_REQUIREMENTS, *UI_REQUIREMENTS, *TEST_REQUIREMENTS))
     checks = {
         "ruff": ("-m", "ruff", "check", "."),
         "ruff format": ("-m", "ruff", "format", "--check", "."),
