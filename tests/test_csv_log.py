@@ -37,3 +37,12 @@ def test_a_new_run_replaces_and_a_resumed_one_continues(tmp_path):
     assert [row["step"] for row in read(path)] == ["1", "2"]
     CsvLog(path)(step(1))
     assert [row["step"] for row in read(path)] == ["1"]
+
+
+def test_steps_that_are_made_again_are_listed_once(tmp_path):
+    path = tmp_path / "x.csv"
+    log = CsvLog(path)
+    for number in (1, 2, 3, 4):
+        log(step(number))
+    CsvLog(path)(step(3))  # the last state was that of step 2
+    assert [row["step"] for row in read(path)] == ["1", "2", "3"]

@@ -32,15 +32,20 @@ class CsvLog:
         if not isinstance(event, StepDone):
             return
         if not self._started:
-            self._start(fresh=event.step == 1 or not self.path.exists())
+            self._start(event.step)
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(self._row(event))
 
-    def _start(self, fresh: bool) -> None:
+    def _start(self, step: int) -> None:
+        """Makes the table end before `step`: a training that goes on repeats the last steps."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if fresh:
-            with self.path.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow(COLUMNS)
+        kept: list[list[str]] = []
+        if step > 1 and self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.reader(file))
+            kept = [row for row in rows if row and row[0].isdecimal() and int(row[0]) < step]
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([COLUMNS, *kept])
         self._started = True
 
     @staticmethod
