@@ -17,7 +17,6 @@ from .control import Control, Request
 from .csv_log import CsvLog
 from .data.batches import BatchOrder, LatentDataset
 from .data.pairs import load_mask
-from .data.views import View
 from .errors import Stopped
 from .events import Notice, PhaseProgress, PhaseStarted, Saved, Sink, fan_out
 from .hosts.protocol import Host
@@ -27,12 +26,13 @@ from .models.prompts import truncated
 from .models.text import Conditioning, ConditioningCache
 from .networks import kohya
 from .networks.kinds import KINDS
-from .networks.metadata import RunFacts, build_metadata, folder_facts
+from .networks.metadata import build_metadata
 from .networks.naming import BASE
 from .networks.network import Network
 from .networks.targets import find_targets
 from .optim.optimizers import ParameterGroup
 from .plan import Plan
+from .run_facts import run_facts
 from .settings.checks import prompt_lines
 from .settings.groups import (
     MaskSettings,
@@ -41,7 +41,6 @@ from .settings.groups import (
     OutputSettings,
     PictureSettings,
     PromptSettings,
-    SizeSettings,
     TrainingSettings,
 )
 from .settings.schema import JobSettings
@@ -303,43 +302,9 @@ class Session:
         output = self.settings[OutputSettings]
         strength = self.settings[NetworkSettings].network_strength
         tensors = network.tensors(DTYPES[output.save_precision], strength)
-        metadata = build_metadata(self.settings, self._facts(network, loop, data))
+        metadata = build_metadata(self.settings, run_facts(self, network, loop, data))
         kohya.save(path, tensors, metadata)
         self.sink(Saved(path, loop.step, final))
-
-    def _facts(self, network: Network, loop: Loop, data: TrainingData | None) -> RunFacts:
-        model = self.model
-        folders, errors = [], [0.0]
-        resolution_px = self.settings[SizeSettings].image_size_px
-        if data is not None:
-            captions = [image.caption for image in self.plan.images]
-            repeats = self.settings[PictureSettings].repeats
-            folders = [folder_facts(self.plan.folder_name, captions, repeats)]
-            errors = [_ratio_error(view) for view in data.dataset.views]
-        half = {torch.float16: "fp16", torch.bfloat16: "bf16"}
-        return RunFacts(
-            family=model.family.name,
-            predicts_velocity=model.schedule.prediction_type == "v_prediction",
-            network=network.facts(),
-            text_encoder_trained=self.trains_text_encoder,
-            checkpoint_file=model.origin.name,
-            checkpoint_sha256=model.origin.sha256,
-            checkpoint_short_hash=model.origin.legacy_hash,
-            vae_file=model.origin.vae_name,
-            resolution_px=resolution_px,
-            mixed_precision=half.get(model.compute_dtype, "no"),
-            seed=self.seed,
-            folders=folders,
-            buckets=self.plan.frames,
-            mean_ratio_error=sum(errors) / len(errors),
-            steps=loop.step,
-            epoch=loop.epoch,
-            epochs=self.plan.epochs,
-            batches_per_epoch=data.order.batches_per_epoch if data else 0,
-            started_at_s=self.started_s,
-            finished_at_s=time.time(),
-            session_id=self.session_id,
-        )
 
 
 @contextmanager
@@ -356,9 +321,3 @@ def _gradient_checkpointing(model: DiffusionModel) -> Iterator[None]:
         model.text_encoder.gradient_checkpointing_disable()
         model.unet.eval()
         model.text_encoder.eval()
-
-
-def _ratio_error(view: View) -> float:
-    """Difference between a picture's and its frame's width / height, as sd-scripts states it."""
-    (height, width), (frame_height, frame_width) = view.image.size_px, view.frame_px
-    return abs(width / height - frame_width / frame_height)

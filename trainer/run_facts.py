@@ -1,0 +1,64 @@
+"""What a run knows of itself, for the metadata of its files."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from .data.views import View
+from .loop import Loop
+from .networks.metadata import RunFacts, folder_facts
+from .networks.network import Network
+from .settings.groups import PictureSettings, SizeSettings
+from .training_data import TrainingData
+
+if TYPE_CHECKING:
+    from .session import Session
+
+MIXED_PRECISION = {torch.float16: "fp16", torch.bfloat16: "bf16"}
+"""sd-scripts' names; anything else is "no"."""
+
+
+def run_facts(
+    session: Session, network: Network, loop: Loop, data: TrainingData | None
+) -> RunFacts:
+    """The facts at this moment of the run; `data` where it trains on pictures."""
+    model = session.model
+    folders, errors = [], [0.0]
+    resolution_px = session.settings[SizeSettings].image_size_px
+    if data is not None:
+        captions = [image.caption for image in session.plan.images]
+        repeats = session.settings[PictureSettings].repeats
+        folders = [folder_facts(session.plan.folder_name, captions, repeats)]
+        errors = [_ratio_error(view) for view in data.dataset.views]
+    return RunFacts(
+        family=model.family.name,
+        predicts_velocity=model.schedule.prediction_type == "v_prediction",
+        network=network.facts(),
+        text_encoder_trained=session.trains_text_encoder,
+        checkpoint_file=model.origin.name,
+        checkpoint_sha256=model.origin.sha256,
+        checkpoint_short_hash=model.origin.legacy_hash,
+        vae_file=model.origin.vae_name,
+        resolution_px=resolution_px,
+        mixed_precision=MIXED_PRECISION.get(model.compute_dtype, "no"),
+        seed=session.seed,
+        folders=folders,
+        buckets=session.plan.frames,
+        mean_ratio_error=sum(errors) / len(errors),
+        steps=loop.step,
+        epoch=loop.epoch,
+        epochs=session.plan.epochs,
+        batches_per_epoch=data.order.batches_per_epoch if data else 0,
+        started_at_s=session.started_s,
+        finished_at_s=time.time(),
+        session_id=session.session_id,
+    )
+
+
+def _ratio_error(view: View) -> float:
+    """Difference between a picture's and its frame's width / height, as sd-scripts states it."""
+    (height, width), (frame_height, frame_width) = view.image.size_px, view.frame_px
+    return abs(width / height - frame_width / frame_height)
