@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from ..errors import BadInput, Problem
+from ..settings.files import parse_object
 from ..settings.form import shown_values
 from ..settings.schema import check as check_part
 from ..settings.traintrain import import_traintrain, is_traintrain
@@ -16,6 +17,9 @@ from .answers import problems_json
 from .routes import Body, add, body_of, in_thread
 from .thumbnails import Thumbnails
 from .yard import Yard
+
+SETTINGS_KEY = "trainyard_settings"
+"""As `networks.metadata` names it; importing that would import torch."""
 
 
 def add_form_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None:
@@ -77,11 +81,21 @@ def add_form_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> Non
 
 
 def imported(raw: Body) -> dict[str, object]:
-    """What a dropped file sets: a preset or job of ours, or a preset of TrainTrain.
+    """What a dropped file sets: a preset, job or LoRA of ours, or a preset of TrainTrain.
+
+    Args:
+        raw: the file's JSON; of a LoRA {"metadata": its metadata}.
 
     Raises:
-        BadInput: it is neither.
+        BadInput: it is none of these.
     """
+    metadata = raw.get("metadata")
+    if "method" not in raw and isinstance(metadata, dict):
+        text = metadata.get(SETTINGS_KEY)
+        if not isinstance(text, str):
+            what = "is a LoRA that says nothing about how Trainyard made it"
+            raise BadInput([Problem("file", what, "choose one that was made here")])
+        raw = parse_object(text, SETTINGS_KEY)
     if is_traintrain(raw):
         taken = import_traintrain(raw)
         return {"values": shown_values(taken.values), "lost": problems_json(taken.lost)}

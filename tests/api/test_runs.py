@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from trainer.api.runs import curve, log_file, picture, runs, thinned
+from trainer.csv_log import CsvLog
+from trainer.errors import BadInput
+from trainer.events import StepDone
+
+
+def write(path: Path, steps: int) -> None:
+    log = CsvLog(path)
+    for n in range(1, steps + 1):
+        log(StepDone(n, steps, 1, 1 / n, 2 / n, 1e-4 * n, None, 1.0, 1.0, 0.0))
+
+
+def test_a_log_is_read_back(tmp_path: Path) -> None:
+    write(tmp_path / "hat.csv", 3)
+    points = curve(tmp_path / "hat.csv")
+    assert [point[0] for point in points] == [1, 2, 3]
+    assert points[1] == pytest.approx((2, 0.5, 1.0, 2e-4))
+    assert [run.name for run in runs(tmp_path)] == ["hat"]
+
+
+def test_a_half_written_row_and_a_log_of_another_tool(tmp_path: Path) -> None:
+    path = tmp_path / "hat.csv"
+    write(path, 2)
+    with path.open("a") as file:
+        file.write("3,0.")
+    assert len(curve(path)) == 3, "0. is a number; the row lacks only what may be missing"
+    path.write_text("step,loss\n1,0.25\n2\n,1\n3,nan\n", "utf-8")
+    points = curve(path)
+    assert points[0][:3] == (1, 0.25, 0.25)
+    assert math.isnan(points[1][1])
+    path.write_text("name,value\na,1\n", "utf-8")
+    with pytest.raises(BadInput, match="no log of a training"):
+        curve(path)
+
+
+def test_only_logs_of_the_folder_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    write(tmp_path / "secret.csv", 1)
+    for name in ("../secret", "/etc/passwd", "", "..", "a/b", "absent"):
+        with pytest.raises(BadInput):
+            log_file(tmp_path / "logs", name)
+
+
+def test_thinning_keeps_both_ends() -> None:
+    points = [(n, 1.0, 1.0, 1.0) for n in range(1, 10_001)]
+    kept = thinned(points, most=100)
+    assert len(kept) <= 101
+    assert (kept[0][0], kept[-1][0]) == (1, 10_000)
+    assert thinned([]) == []
+
+
+def test_the_picture_is_a_png(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    write(tmp_path / "hat.csv", 5)
+    drawn = picture([("hat", curve(tmp_path / "hat.csv")), ("coat", [])])
+    assert drawn.startswith(b"\x89PNG\r\n")
