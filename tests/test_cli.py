@@ -64,6 +64,8 @@ def test_train_writes_the_file_the_copies_and_the_log(job, tmp_path):
     assert {path.name for path in out.iterdir()} == {
         "logs",
         "result.safetensors",
+        "result.json",
+        "result.png",
         "result-step00000002.safetensors",
     }
     tensors, metadata = kohya.load(out / "result.safetensors")
