@@ -21,6 +21,15 @@ from trainer.settings.presets import SHIPPED, PresetName, PresetStore, apply, re
 from trainer.settings.schema import parse
 
 JOB = {"method": "lora", "checkpoint": "model.safetensors", "images": "pictures"}
+PAIR = {"original_image": "a.png", "target_image": "b.png"}
+OWN: dict[str, dict[str, str]] = {
+    "lora": {},
+    "ileco": {"original_prompt": "red"},
+    "difference": PAIR,
+    "addift": PAIR,
+    "multi_addift": {"pair_suffix": "_b"},
+}
+"""What only the user can give, by method."""
 
 
 @pytest.fixture
@@ -34,7 +43,7 @@ def test_every_shipped_preset_makes_a_job(path: Path) -> None:
     assert read_object(path)[VERSION_KEY] == SETTINGS_VERSION
     # It leaves model, pictures and name to the user.
     assert not {"checkpoint", "images", "name"} & set(values)
-    job = parse(apply(JOB, values))
+    job = parse(apply({**JOB, **OWN[str(values["method"])]}, values))
     assert job.values["checkpoint"] == "model.safetensors"
     assert {name: job.as_dict()[name] for name in values} == values
 
@@ -53,6 +62,26 @@ def test_the_lora_preset_has_the_numbers_of_traintrain(store: PresetStore) -> No
     assert data.image_size_px == (512, 512)
     assert (data.bucket_step_px, data.min_length_px, data.max_ratio) == (256, 512, 2)
     assert job[LossSettings].min_snr_gamma == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        # facts/traintrain.md, shipped presets
+        ("iLECO", {"rank": 4, "alpha": 8.0, "batch_size": 2, "learning_rate": 5e-4}),
+        ("Difference", {"rank": 16, "alpha": 16.0, "steps": 500, "learning_rate": 5e-4}),
+        ("Difference second pass", {"second_pass": {"rank": 4, "alpha": 4, "learning_rate": 1e-4}}),
+        ("ADDifT action SD1", {"rank": 4, "alpha": 1.0, "steps": 30, "min_timestep": 500}),
+        ("ADDifT action SDXL", {"learning_rate": 2e-4, "image_size_px": [1024, 1024]}),
+        ("ADDifT style SD1", {"steps": 50, "max_timestep": 400, "network_strength": 5.0}),
+        ("ADDifT style SDXL", {"min_snr_gamma": 1.0, "network_strength": 2.0, "revert": True}),
+    ],
+)
+def test_other_presets_have_the_numbers_of_traintrain(
+    name: str, values: dict[str, object], store: PresetStore
+) -> None:
+    found = store.load(name)
+    assert {key: found[key] for key in values} == values
 
 
 def test_saved_presets_are_listed_loaded_renamed_and_deleted(store: PresetStore) -> None:
