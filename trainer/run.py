@@ -14,6 +14,7 @@ from .loop import Outcome
 from .methods import TRAIN
 from .plan import make_plan
 from .result import finish
+from .samples import Sampler
 from .session import Session
 from .settings.groups import ModelSettings, OutputSettings, TrainingSettings
 from .settings.schema import JobSettings
@@ -65,6 +66,7 @@ def run_job(
                 every_steps=output.save_state_every_steps,
                 resume=saved,
             )
+            session.watch = Sampler(session)
             return _train(session)
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(out_of_memory(settings, error)) from None
@@ -85,7 +87,6 @@ def _train(session: Session) -> Outcome:
         session.recorder.done()
     file = session.plan.output_file
     if outcome.request is not Request.STOP and file.is_file():
-        session.sink(PhaseStarted("Drawing the preview"))
         finish(session, file)
         session.host.published(file)
     return outcome
