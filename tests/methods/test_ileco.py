@@ -53,6 +53,18 @@ def test_erasing_with_guidance_is_the_formula_of_the_paper(
     assert changes == {"red": {"blue": 3.0, "pale": -2.0}}
 
 
+def test_contexts_are_changed_too(session: Callable[..., Session]) -> None:
+    changes, held = tasks(session(contexts="a {} car\n\n{}, night"))
+    assert changes == {
+        "red": {"blue": 1.0},
+        "a red car": {"a blue car": 1.0},
+        "red, night": {"blue, night": 1.0},
+    }
+    assert held == ("", "blue")
+    with pytest.raises(BadInput, match="no {} for the concept"):
+        session(contexts="a car")
+
+
 @pytest.mark.parametrize("latents", ["noise", "original", "target", "both"])
 def test_the_pool_holds_about_what_was_asked_for(
     latents: str, session: Callable[..., Session]

@@ -40,7 +40,8 @@ def train(session: Session) -> Outcome:
     with copier:
         loss = _loss(second, data, of_targets=True)
         with network:
-            return second.fit(network, loss, data=data, title="Training the difference")
+            title = "Training the difference"
+            return second.fit(network, loss, data=data, title=title, helpers=[copier])
 
 
 def _train_copier(session: Session, copier: Network, data: PairData) -> Outcome:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 
 from ..data.buckets import LATENT_CELL_PX
@@ -10,6 +12,7 @@ from ..events import PhaseProgress, PhaseStarted
 from ..labels import FrozenModel, Mix, PoolBatches, Question, Samples, ask, joined, questions_for
 from ..loop import Outcome
 from ..session import Session
+from ..settings.checks import prompt_lines
 from ..settings.groups import (
     ConceptSettings,
     LossSettings,
@@ -18,6 +21,7 @@ from ..settings.groups import (
     SizeSettings,
     TrainingSettings,
 )
+from ..settings.groups.concept import PLACE
 
 
 def train(session: Session) -> Outcome:
@@ -65,11 +69,14 @@ def tasks(session: Session) -> tuple[dict[str, Mix], tuple[str, ...]]:
     targets = session.prompts(concept.target_prompt)
     neutral = session.prompts(concept.neutral_prompt)[0]
     push = concept.concept_guidance
+    contexts = (PLACE, *(line for line in prompt_lines(concept.contexts) if line))
     changes: dict[str, Mix] = {}
-    for number, original in enumerate(originals):
-        target = targets[number % len(targets)]
-        away = neutral or original
-        changes[original] = {target: 1 + push, away: -push} if push else {target: 1.0}
+    for context, (number, original) in product(contexts, enumerate(originals)):
+        before, after, away = (
+            context.replace(PLACE, prompt).strip()
+            for prompt in (original, targets[number % len(targets)], neutral or original)
+        )
+        changes[before] = {after: 1 + push, away: -push} if push else {after: 1.0}
     preserved = session.prompts(concept.preserve_prompts)
     held = dict.fromkeys(("", *targets, *preserved)) if concept.preserve_share else {}
     return changes, tuple(prompt for prompt in held if prompt not in changes)

@@ -5,6 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..fields import parameter
+from ..values import BadValueError, shown
+
+PLACE = "{}"
+
+
+def _with_places(contexts: str) -> None:
+    for line in contexts.split("\n"):
+        if line.strip() and PLACE not in line:
+            what = f"{shown(line.strip())} has no {PLACE} for the concept"
+            raise BadValueError(what, "write for example: a photo of {}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +63,13 @@ class ConceptSettings:
         help="What the guidance pushes away from, for example the opposite of the target. Empty:"
         " away from the original prompt. It has no effect while concept_guidance is 0.",
         picks="prompt",
+    )
+    contexts: str = parameter(
+        "",
+        multiline=True,
+        check=_with_places,
+        help="Phrases in which the concept is trained as well as alone, one a line, with {} in its"
+        " place: 'a photo of {}', 'a {} in a garden'. They help it to be found in long prompts.",
     )
     concept_guidance: float = parameter(
         0.0,
