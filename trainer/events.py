@@ -58,6 +58,15 @@ class Saved(Event):
 
 
 @dataclass(frozen=True)
+class Sampled(Event):
+    """A picture was drawn to show what has been learnt so far."""
+
+    path: Path
+    step: int
+    prompt: str
+
+
+@dataclass(frozen=True)
 class Notice(Event):
     """Something that the user should know and that stops nothing."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -61,6 +62,15 @@ class Saving:
     """False: only when the user stops and saves."""
 
 
+class Watch(Protocol):
+    """What looks at a network while it is trained, without changing it."""
+
+    def after_step(
+        self, step: int, last: int, network: Network, helpers: Sequence[Network] = ()
+    ) -> None:
+        """Args: step: from 1. last: of the run. helpers: attached for the training only."""
+
+
 class Session:
     """One run of one job on a borrowed model."""
 
@@ -87,6 +97,8 @@ class Session:
         self.networks_made = 0
         self.recorder: Recorder | None = None
         """Saves states and begins at one; shared by the passes of a method."""
+        self.watch: Watch | None = None
+        """Looks at the network whose file is the result, after every step."""
         self.sink = sink
         if settings[OutputSettings].log_csv:
             log = CsvLog(host.log_dir / f"{settings[OutputSettings].name}.csv")
@@ -227,6 +239,7 @@ class Session:
         order: Positioned | None = None,
         title: str = "Training",
         saving: Saving | None = None,
+        helpers: Sequence[Network] = (),
     ) -> Outcome:
         """Trains the attached network and saves it: on the way, at the end, and when told to.
 
@@ -234,6 +247,8 @@ class Session:
             order: what has to be found again at its place to go on later; None: the data's order.
             title: what the user reads meanwhile.
             saving: where to; None: as planned.
+            helpers: networks that are attached only for the training; pictures on the way are
+                drawn without them.
 
         Raises:
             NotANumber: when the loss is no number; what was saved before stays.
@@ -241,6 +256,7 @@ class Session:
         """
         loop = self.new_loop(network)
         saving = saving or Saving(self.plan.output_file, self.plan.save_points)
+        watch = self.watch if saving.file == self.plan.output_file else None
         part = Part(network, loop, self.generator, order or (data.order if data else None))
         if self.recorder is not None and self.recorder.enter(part):
             return Outcome(self.settings[TrainingSettings].steps, math.nan, Request.CONTINUE)
@@ -251,6 +267,8 @@ class Session:
             if step in saving.points:
                 loop.check_loss(self.sink)
                 self._save(network, saving.points[step], loop, data, final=False)
+            if watch is not None:
+                watch.after_step(step, self.settings[TrainingSettings].steps, network, helpers)
 
         self.sink(PhaseStarted(title, self.settings[TrainingSettings].steps))
         with self.training_mode():

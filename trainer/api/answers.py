@@ -31,6 +31,7 @@ def status(yard: Yard, job_id: int | None, since: int) -> dict[str, object]:
         "memory_mb": memory_mb(),
         "curve_job": yard.live.job_id,
         "curve": [finite(point) for point in yard.live.curve(known)],
+        "samples": yard.live.samples,
         "log": yard.live.lines(),
         "jobs": [job_json(current if current and job.id == current.id else job) for job in jobs],
     }

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 
-from ..events import Event, Notice, PhaseStarted, Saved, StepDone
+from ..events import Event, Notice, PhaseStarted, Sampled, Saved, StepDone
 from ..jobs.job import Job
 
 MAX_POINTS = 2000
@@ -23,6 +23,8 @@ class Live:
 
     def __init__(self) -> None:
         self.job_id: int | None = None
+        self.samples = 0
+        """Pictures drawn so far, by any job: when it rises, there is something new to see."""
         self._points: list[Point] = []
         self._stride = 1
         self._lines: deque[str] = deque(maxlen=MAX_LINES)
@@ -40,6 +42,8 @@ class Live:
                 self._line(event.title)
             elif isinstance(event, Saved):
                 self._line(f"Saved {event.path}")
+            elif isinstance(event, Sampled):
+                self.samples += 1
             elif isinstance(event, Notice):
                 self._line(event.text)
 

@@ -48,6 +48,22 @@ def add_run_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None
 
         return _download(await in_thread(draw), "image/png", "loss.png")
 
+    def sample_folder(request: Request) -> Path:
+        name = request.query_params.get("name", "")
+        runs.check_run_name(name)
+        return yard.host.log_dir / "samples" / name
+
+    async def list_samples(request: Request) -> object:
+        found = await in_thread(lambda: runs.sample_files(sample_folder(request)))
+        return {"samples": [{"file": p.name, "step": s, "prompt": n} for p, s, n in found]}
+
+    async def read_sample(request: Request) -> object:
+        folder, wanted = sample_folder(request), request.query_params.get("file", "")
+        for path, _, _ in runs.sample_files(folder):
+            if path.name == wanted:
+                return Response(await in_thread(path.read_bytes), media_type="image/png")
+        raise BadInput([Problem("file", "there is no such picture", "look at the run again")])
+
     async def open_folder(request: Request) -> object:
         job = yard.store.get(int((await body_of(request)).get("job") or 0))
         folder = job.files[-1].parent if job.files else yard.host.output_dir
@@ -58,6 +74,8 @@ def add_run_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None
     add(app, "GET", "runs/curve", read_curve, guards)
     add(app, "GET", "runs/csv", read_csv, guards)
     add(app, "GET", "runs/plot", read_plot, guards)
+    add(app, "GET", "runs/samples", list_samples, guards)
+    add(app, "GET", "runs/sample", read_sample, guards)
     add(app, "POST", "open-folder", open_folder, guards)
 
 

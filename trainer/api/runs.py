@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from ..settings.names import check_name
 from ..settings.values import BadValueError, shown
 
 SUFFIX = ".csv"
+SAMPLE = re.compile(r"(\d{8})-(\d{2})\.png")
+"""A sample picture's file: step, and number of its prompt; as `trainer.samples` names it."""
 MOST_POINTS = 1500
 """Of a curve that is sent to a page."""
 MOST_RUNS = 12
@@ -52,14 +55,32 @@ def log_file(log_dir: Path, name: str) -> Path:
     Raises:
         BadInput: the name is none, leaves the folder, or there is no such log.
     """
-    try:
-        check_name(name)
-    except BadValueError as refused:
-        raise BadInput([Problem("name", refused.what, refused.cure)]) from None
+    check_run_name(name)
     path = log_dir / f"{name}{SUFFIX}"
     if not path.is_file():
         raise BadInput([Problem("name", f"there is no log of {shown(name)}", "choose another")])
     return path
+
+
+def check_run_name(name: str) -> None:
+    """Checks that a run's name stays in its folder.
+
+    Raises:
+        BadInput: it does not.
+    """
+    try:
+        check_name(name)
+    except BadValueError as refused:
+        raise BadInput([Problem("name", refused.what, refused.cure)]) from None
+
+
+def sample_files(folder: Path) -> list[tuple[Path, int, int]]:
+    """The pictures that a run drew on its way: path, step, number of the prompt."""
+    if not folder.is_dir():
+        return []
+    names = ((path, SAMPLE.fullmatch(path.name)) for path in folder.iterdir())
+    found = [(path, int(name[1]), int(name[2])) for path, name in names if name is not None]
+    return sorted(found, key=lambda sample: sample[1:])
 
 
 def curve(path: Path) -> list[Point]:

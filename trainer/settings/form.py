@@ -25,6 +25,7 @@ TITLES: Mapping[str, str] = {
     "optimizer": "Optimizer and learning rate",
     "loss": "Loss and noise levels",
     "output": "Saving",
+    "samples": "Pictures while it trains",
 }
 """Of groups whose own name would not say enough."""
 

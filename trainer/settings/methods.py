@@ -20,6 +20,7 @@ from .groups import (
     PictureSettings,
     PoolSettings,
     PromptSettings,
+    SampleSettings,
     SizeSettings,
     SuffixSettings,
     TrainingSettings,
@@ -28,6 +29,9 @@ from .values import Value
 
 LEARNING = (NetworkSettings, TrainingSettings, OptimizerSettings, LossSettings)
 """What every method has, and what a second pass may have in its own way."""
+
+RESULT = (OutputSettings, SampleSettings)
+"""What every method writes."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ METHODS: dict[str, MethodInfo] = {
     "lora": MethodInfo(
         title="LoRA",
         sentence="Learns a person, an object or a style from a folder of pictures.",
-        groups=(ModelSettings, DataSettings, *LEARNING, OutputSettings),
+        groups=(ModelSettings, DataSettings, *LEARNING, *RESULT),
         aliases=("LoRA",),
     ),
     "ileco": MethodInfo(
@@ -67,7 +71,7 @@ METHODS: dict[str, MethodInfo] = {
             SizeSettings,
             PoolSettings,
             *LEARNING,
-            OutputSettings,
+            *RESULT,
         ),
         aliases=("iLECO", "LECO"),
         defaults={"rank": 4, "steps": 300, "learning_rate": 5e-4},
@@ -83,7 +87,7 @@ METHODS: dict[str, MethodInfo] = {
             MaskSettings,
             CopierSettings,
             *LEARNING,
-            OutputSettings,
+            *RESULT,
         ),
         aliases=("Difference",),
         defaults={"alpha": 16.0, "steps": 500, "learning_rate": 5e-4},
@@ -100,7 +104,7 @@ METHODS: dict[str, MethodInfo] = {
             MaskSettings,
             DirectionSettings,
             *LEARNING,
-            OutputSettings,
+            *RESULT,
         ),
         aliases=("ADDifT",),
         defaults={"rank": 4, "alpha": 1.0, "steps": 50, "batch_size": 1},
@@ -115,7 +119,7 @@ METHODS: dict[str, MethodInfo] = {
             MaskSettings,
             DirectionSettings,
             *LEARNING,
-            OutputSettings,
+            *RESULT,
         ),
         aliases=("Multi-ADDifT",),
         defaults={"rank": 4, "alpha": 1.0, "steps": 100, "batch_size": 1},

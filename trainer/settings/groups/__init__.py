@@ -14,6 +14,7 @@ from .network import BLOCKS, NetworkSettings
 from .optimizer import OptimizerSettings
 from .output import OutputSettings
 from .pairs import CopierSettings, DirectionSettings, MaskSettings, PairSettings, SuffixSettings
+from .samples import SampleSettings
 from .training import LossSettings, TrainingSettings
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "PictureSettings",
     "PoolSettings",
     "PromptSettings",
+    "SampleSettings",
     "SizeSettings",
     "SuffixSettings",
     "TrainingSettings",
@@ -56,5 +58,6 @@ GROUPS: dict[str, type] = {
     "optimizer": OptimizerSettings,
     "loss": LossSettings,
     "output": OutputSettings,
+    "samples": SampleSettings,
 }
 """In the order in which a person thinks of them."""

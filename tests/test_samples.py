@@ -1,0 +1,63 @@
+"""Pictures drawn on the way: when, which, and that training does not notice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.control import Control
+from trainer.events import Event, Sampled
+from trainer.hosts.standalone import StandaloneHost
+from trainer.networks import kohya
+from trainer.run import run_job
+from trainer.settings.schema import parse
+
+STEPS = 5
+
+
+def train(checkpoint: Path, pictures: Path, out: Path, **values: Any) -> list[Event]:
+    small = {"image_size_px": 64, "bucket_step_px": 0, "steps": STEPS, "batch_size": 1}
+    job = {"method": "lora", "checkpoint": str(checkpoint), "images": str(pictures), **small}
+    more = {"rank": 2, "seed": 1, "learning_rate": 1e-2, "save_preview": False, "name": "hat"}
+    events: list[Event] = []
+    host = StandaloneHost(checkpoint.parent, out, "cpu")
+    settings = parse({**job, **more, "sample_denoise_steps": 2, **values})
+    run_job(settings, host, control=Control(), sink=events.append)
+    return events
+
+
+def test_prompts_are_drawn_at_their_steps_and_the_training_is_the_same(
+    tiny_checkpoint: Path, pictures: Path, tmp_path: Path
+) -> None:
+    events = train(
+        tiny_checkpoint,
+        pictures,
+        tmp_path / "with",
+        sample_prompts="a hat\n\n  a coat ",
+        sample_every_steps=2,
+    )
+    drawn = [(e.step, e.prompt, e.path.name) for e in events if isinstance(e, Sampled)]
+    assert drawn == [
+        (step, prompt, f"{step:08d}-{number:02d}.png")
+        for step in (2, 4, STEPS)
+        for number, prompt in enumerate(("a hat", "a coat"))
+    ]
+    folder = tmp_path / "with" / "logs" / "samples" / "hat"
+    assert sorted(path.name for path in folder.iterdir()) == [name for _, _, name in drawn]
+    first, last = ((folder / f"{step:08d}-00.png").read_bytes() for step in (2, STEPS))
+    assert first != last, "what was learnt in between is seen"
+    train(tiny_checkpoint, pictures, tmp_path / "without")
+    tensors = [kohya.load(tmp_path / out / "hat.safetensors")[0] for out in ("with", "without")]
+    assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
+
+
+def test_a_new_run_removes_the_pictures_of_the_old_one(
+    tiny_checkpoint: Path, pictures: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "logs" / "samples" / "hat" / "00000999-00.png"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"")
+    train(tiny_checkpoint, pictures, tmp_path, sample_prompts="a hat", sample_every_steps=1000)
+    assert [path.name for path in old.parent.iterdir()] == [f"{STEPS:08d}-00.png"]

@@ -1,0 +1,78 @@
+"""Pictures drawn while a network trains, with the assembled model: the host notices nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from .control import Request
+from .evaluate.draw import draw_pictures
+from .events import Sampled
+from .settings.groups import OutputSettings, SampleSettings, SizeSettings
+
+if TYPE_CHECKING:
+    from .networks.network import Network
+    from .session import Session
+
+log = logging.getLogger(__name__)
+
+FOLDER = "samples"
+
+
+class Sampler:
+    """Draws every prompt at the steps that the settings name."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._settings = session.settings[SampleSettings]
+        lines = self._settings.sample_prompts.splitlines()
+        self._prompts = [line.strip() for line in lines if line.strip()]
+        self.folder = session.host.log_dir / FOLDER / session.settings[OutputSettings].name
+
+    def after_step(
+        self, step: int, last: int, network: Network, helpers: Sequence[Network] = ()
+    ) -> None:
+        """Draws when it is time; what fails is logged, and the training goes on.
+
+        Args:
+            step: the step just made, from 1; at the first, pictures of an earlier run are removed.
+            last: the last step of the run.
+            network: what is trained; it is drawn with at its full strength.
+            helpers: networks that are attached for the training only.
+        """
+        if not self._prompts:
+            return
+        try:
+            if step == 1:
+                for old in self.folder.glob("*-*.png"):
+                    old.unlink()
+            if step % self._settings.sample_every_steps == 0 or step == last:
+                self._draw(step, network, helpers)
+        except (OSError, RuntimeError) as error:
+            log.warning("no sample pictures at step %d: %s", step, error)
+
+    def _draw(self, step: int, network: Network, helpers: Sequence[Network]) -> None:
+        settings, session = self._settings, self._session
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.enter_context(network.at(1.0))
+            for helper in helpers:
+                stack.enter_context(helper.at(0.0))
+            for number, prompt in enumerate(self._prompts):
+                if session.control.request is not Request.CONTINUE:
+                    return
+                (picture,) = draw_pictures(
+                    session.model,
+                    [prompt],
+                    [settings.sample_seed],
+                    size_px=session.settings[SizeSettings].image_size_px,
+                    steps=settings.sample_denoise_steps,
+                    guidance_scale=settings.sample_guidance,
+                )
+                path = self.folder / f"{step:08d}-{number:02d}.png"
+                temporary = path.with_suffix(".tmp")
+                picture.save(temporary, "PNG")
+                temporary.replace(path)
+                session.sink(Sampled(path, step, prompt))
