@@ -237,7 +237,18 @@
         for (const warning of found.warnings) {
             lines.push(ty.el("p", {class: "trainyard_warning"}, warning));
         }
+        lines.push(ty.el("p", {id: "trainyard_cost"}, found.cost || "", found.cost ? " " : "",
+            ty.button("Measure time and memory", (event) => measure(event.target),
+                {id: "trainyard_measure", class: "trainyard_link"})));
         return lines;
+    }
+
+    /** Makes a few steps of a throw-away network, to tell what the training will cost. */
+    async function measure(button) {
+        const place = ty.at("cost");
+        place.replaceChildren("Measuring: the model is loaded and a few steps are made ...");
+        const found = await ty.attempt(async () => ty.ask("measure", {settings: await ty.settings()}));
+        place.replaceChildren(found ? found.cost : "", " ", button);
     }
 
     /** A question mark at every field of "More" that shows its help; the others show it at once. */

@@ -3,7 +3,7 @@
 
 (function (ty) {
     const BUSY_MS = 700, IDLE_MS = 3000, HIDDEN_MS = 6000, LOST_MS = 2500;
-    let curve = [], curveJob = null, lost = false, server = null, drawn = "";
+    let curve = [], curveJob = null, lost = false, server = null, drawn = "", sampled = "";
     ty.status = null; // the server's last answer
     ty.editing = null; // the waiting job whose settings are in the form
     ty.listeners = []; // called with every new status
@@ -132,6 +132,11 @@
                     "Loss over steps");
             }
         }
+        const seen = `${job.name}:${status.samples}:${status.server}`;
+        if (seen !== sampled) {
+            sampled = seen;
+            ty.attempt(() => strip(ty.at("samples"), job.name));
+        }
         const log = ty.at("log"), atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
         const text = status.log.join("\n");
         if (log.textContent !== text) {
@@ -150,10 +155,27 @@
                 "aria-valuemin": 0, "aria-valuemax": 100}, ty.el("div", {})),
             ty.el("dl", {id: "trainyard_numbers"}),
             ty.el("div", {id: "trainyard_curve"}),
+            ty.el("div", {id: "trainyard_samples"}),
             ty.el("div", {id: "trainyard_done"}),
             ty.el("details", {id: "trainyard_log_box"}, ty.el("summary", {}, "Log"),
                 ty.button("Copy", () => ty.attempt(copyLog), {id: "trainyard_log_copy"}),
                 ty.el("pre", {id: "trainyard_log", tabindex: 0})));
+    }
+
+    /** The pictures that a run drew on its way: a row for each prompt, time from left to right. */
+    async function strip(place, name) {
+        const {samples} = await ty.ask("runs/samples?name=" + encodeURIComponent(name));
+        const rows = [...new Set(samples.map((one) => one.prompt))].map((prompt) => {
+            const pictures = samples.filter((one) => one.prompt === prompt).map((one) => {
+                const source = ty.url(`runs/sample?name=${encodeURIComponent(name)}&file=${one.file}`);
+                return ty.el("figure", {}, ty.el("a", {href: source, target: "_blank"},
+                    ty.el("img", {src: source, alt: `Prompt ${prompt + 1} at step ${one.step}`, loading: "lazy"})),
+                ty.el("figcaption", {}, `Step ${one.step}`));
+            });
+            return ty.el("div", {class: "trainyard_strip", tabindex: 0, role: "group",
+                "aria-label": `Pictures of prompt ${prompt + 1}`}, ...pictures);
+        });
+        if (ty.fill(place, ...rows)) for (const row of place.children) row.scrollLeft = row.scrollWidth;
     }
 
     async function copyLog() {

@@ -79,7 +79,9 @@
                 () => act(job, "skip", {save: true})));
         } else {
             if (["failed", "cancelled", "interrupted"].includes(job.state)) {
-                tools.push(tool("again", "Run again", "Queue it again from the beginning",
+                tools.push(tool("on", "Go on", "Queue it again, from the last state that it noted",
+                    () => act(job, "requeue", {resume: true})),
+                tool("again", "Run again", "Queue it again from the beginning",
                     () => act(job, "requeue", {resume: false})));
             }
             tools.push(tool("copy", "Duplicate", "Queue a copy", () => act(job, "duplicate")),

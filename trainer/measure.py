@@ -13,7 +13,7 @@ from .events import ignore
 from .hosts.protocol import Host
 from .plan import Plan
 from .session import Session
-from .settings.groups import ModelSettings, TrainingSettings
+from .settings.groups import ModelSettings, SizeSettings, TrainingSettings
 from .settings.schema import JobSettings
 
 TIMED_STEPS = 2
@@ -41,7 +41,8 @@ def measure_step(settings: JobSettings, plan: Plan, host: Host) -> Cost:
     with host.borrow(settings[ModelSettings]) as model:
         session = Session(quiet, plan, model, host, control=Control(), sink=ignore)
         network = session.new_network()
-        height, width = max(plan.frames, key=lambda frame: frame[0] * frame[1])
+        frames = plan.frames or (settings[SizeSettings].image_size_px,)  # iLECO has no pictures
+        height, width = max(frames, key=lambda frame: frame[0] * frame[1])
         shape = (training.batch_size, 4, height // LATENT_CELL_PX, width // LATENT_CELL_PX)
         latents = torch.randn(shape, device=model.device, generator=session.generator)
         timesteps = torch.full((len(latents),), 500, device=model.device)

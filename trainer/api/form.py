@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..errors import BadInput
 from ..hosts.protocol import Host
+from ..jobs.job import Job, JobState
 from ..settings.groups import DataSettings, TrainingSettings
 from ..settings.methods import METHODS
 from ..settings.schema import PARAMETERS, JobSettings, default_of, parse
@@ -19,6 +20,11 @@ from .thumbnails import Thumbnails
 Raw = Mapping[str, object]
 
 SHOWN_PICTURES = 60
+MATTERS = (
+    *("method", "checkpoint", "image_size_px", "batch_size", "gradient_accumulation_steps"),
+    *("base_precision", "gradient_checkpointing", "network", "blocks"),
+)
+"""What makes a step slow or fast."""
 
 
 def check(raw: Raw) -> list[dict[str, str]]:
@@ -30,7 +36,9 @@ def check(raw: Raw) -> list[dict[str, str]]:
     return []
 
 
-def plan(raw: Raw, host: Host, thumbnails: Thumbnails) -> dict[str, object]:
+def plan(
+    raw: Raw, host: Host, thumbnails: Thumbnails, jobs: Sequence[Job] = ()
+) -> dict[str, object]:
     """What the job would do, or why it cannot; and what its pictures folder holds."""
     from ..plan import make_plan
 
@@ -46,8 +54,52 @@ def plan(raw: Raw, host: Host, thumbnails: Thumbnails) -> dict[str, object]:
         *_amounts(settings, len(made.images), len(made.views), made.steps_per_epoch),
         *([f"{saves} copies saved on the way"] if saves else []),
     ]
-    told = {"facts": facts, "file": str(made.output_file), "warnings": list(made.warnings)}
+    told = {
+        "facts": facts,
+        "file": str(made.output_file),
+        "warnings": list(made.warnings),
+        "cost": from_history(settings, jobs),
+    }
     return {"problems": [], "plan": told, "data": pictures(raw, thumbnails)}
+
+
+def measure(raw: Raw, host: Host) -> str:
+    """What the job will cost, from a few steps of a throw-away network.
+
+    Raises:
+        BadInput: the job cannot be done as it stands.
+    """
+    from ..measure import measure_step
+    from ..plan import make_plan
+
+    settings = parse(raw)
+    cost = measure_step(settings, make_plan(settings, host), host)
+    total_s = cost.seconds_per_step * settings[TrainingSettings].steps
+    parts = [f"{cost.seconds_per_step:.2f} s a step", f"{duration(total_s)} in all"]
+    if cost.peak_mb is not None:
+        parts.append(f"{cost.peak_mb / 1024:.1f} GB of memory at the peak")
+    return f"Measured: {', '.join(parts)}."
+
+
+def from_history(settings: JobSettings, jobs: Sequence[Job]) -> str:
+    """How long it takes if it goes as fast as the last training like it; empty without one."""
+    for job in reversed(jobs):
+        if job.state is not JobState.DONE or not (job.started_s and job.finished_s):
+            continue
+        same = all(job.settings.get(n) == settings.as_dict().get(n) for n in MATTERS)
+        if same and job.progress.done:
+            per_step_s = (job.finished_s - job.started_s) / job.progress.done
+            about = duration(per_step_s * settings[TrainingSettings].steps)
+            return f"About {about}, as fast as {job.name} was."
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """A time for people: "40 s", "12 min", "3 h 5 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _amounts(settings: JobSettings, images: int, samples: int, steps_per_epoch: float) -> list[str]:

@@ -31,7 +31,15 @@ def add_form_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> Non
 
     async def plan(request: Request) -> object:
         settings = _settings(await body_of(request))
-        return await in_thread(lambda: form.plan(settings, yard.host, thumbnails))
+        jobs = await in_thread(yard.store.jobs)
+        return await in_thread(lambda: form.plan(settings, yard.host, thumbnails, jobs))
+
+    async def measure(request: Request) -> object:
+        settings = _settings(await body_of(request))
+        if yard.worker.status.running:
+            cure = "look at its speed, or wait until it is done"
+            raise BadInput([Problem("measuring", "would disturb the training that runs", cure)])
+        return {"cost": await in_thread(lambda: form.measure(settings, yard.host))}
 
     async def thumbnail(request: Request) -> object:
         number = int(request.path_params["number"])
@@ -71,6 +79,7 @@ def add_form_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> Non
     add(app, "GET", "choices", choices, guards)
     add(app, "POST", "check", check, guards)
     add(app, "POST", "plan", plan, guards)
+    add(app, "POST", "measure", measure, guards)
     add(app, "GET", "thumbnails/{number:int}", thumbnail, guards)
     add(app, "GET", "presets", list_presets, guards)
     add(app, "POST", "presets/load", load_preset, guards)
