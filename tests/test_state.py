@@ -135,9 +135,10 @@ def test_a_second_pass_goes_on_behind_a_complete_first(tmp_path: Path) -> None:
 
 
 def test_changed_settings_are_named(tmp_path: Path) -> None:
-    saved = State(0, {}, {"step": 5}, {"rank": 4, "name": "hat"}, 3)
+    saved = State(0, {}, {"step": 5}, {"rank": 4, "name": "hat", "gone": 1}, 3)
     with pytest.raises(BadInput) as refused:
-        Recorder(StateFolder(tmp_path), {"rank": 8, "name": "cap"}, 3, every_steps=5, resume=saved)
+        now = {"rank": 8, "name": "cap", "new": 2}  # an update brought `new` and took `gone`
+        Recorder(StateFolder(tmp_path), now, 3, every_steps=5, resume=saved)
     assert [problem.where for problem in refused.value.problems] == ["rank"]
 
 

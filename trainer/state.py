@@ -248,6 +248,8 @@ class Recorder:
 
 FREE_TO_CHANGE = frozenset(
     {
+        *("sample_prompts", "sample_every_steps", "sample_seed"),
+        *("sample_denoise_steps", "sample_guidance"),
         *("name", "overwrite", "save_every_steps", "save_every_epochs", "save_precision"),
         *(
             "log_csv",
@@ -266,20 +268,22 @@ FREE_TO_CHANGE = frozenset(
 def check_same(saved: Mapping[str, object], now: Mapping[str, object]) -> None:
     """Checks that a job is the one that a state was saved in.
 
+    A parameter that only one of them knows came or went with an update, and is no change.
+
     Raises:
         BadInput: naming every setting that was changed.
     """
     changed = [
         name
-        for name in {**saved, **now}
-        if name not in FREE_TO_CHANGE and saved.get(name) != now.get(name)
+        for name in saved
+        if name in now and name not in FREE_TO_CHANGE and saved[name] != now[name]
     ]
     if changed:
         raise BadInput(
             [
                 Problem(
                     name,
-                    f"is {now.get(name)!r}, but was {saved.get(name)!r} when the state was saved",
+                    f"is {now[name]!r}, but was {saved[name]!r} when the state was saved",
                     "set it back, or begin anew",
                 )
                 for name in changed
