@@ -164,7 +164,7 @@
 
     /** The pictures that a run drew on its way: a row for each prompt, time from left to right. */
     async function strip(place, name) {
-        const {samples} = await ty.ask("runs/samples?name=" + encodeURIComponent(name));
+        const {samples, prompts} = await ty.ask("runs/samples?name=" + encodeURIComponent(name));
         const rows = [...new Set(samples.map((one) => one.prompt))].map((prompt) => {
             const pictures = samples.filter((one) => one.prompt === prompt).map((one) => {
                 const source = ty.url(`runs/sample?name=${encodeURIComponent(name)}&file=${one.file}`);
@@ -172,10 +172,12 @@
                     ty.el("img", {src: source, alt: `Prompt ${prompt + 1} at step ${one.step}`, loading: "lazy"})),
                 ty.el("figcaption", {}, `Step ${one.step}`));
             });
-            return ty.el("div", {class: "trainyard_strip", tabindex: 0, role: "group",
-                "aria-label": `Pictures of prompt ${prompt + 1}`}, ...pictures);
+            return ty.el("div", {}, ty.el("p", {class: "trainyard_hint"}, prompts[prompt] || `Prompt ${prompt + 1}`),
+                ty.el("div", {class: "trainyard_strip", tabindex: 0, role: "group",
+                    "aria-label": `Pictures of prompt ${prompt + 1}`}, ...pictures));
         });
-        if (ty.fill(place, ...rows)) for (const row of place.children) row.scrollLeft = row.scrollWidth;
+        if (!ty.fill(place, ...rows)) return;
+        for (const row of place.querySelectorAll(".trainyard_strip")) row.scrollLeft = row.scrollWidth;
     }
 
     async function copyLog() {

@@ -15,7 +15,7 @@
         const groups = [["Yours", options(true)], ["Shipped", options(false)]]
             .filter(([, members]) => members.length)
             .map(([label, members]) => ty.el("optgroup", {label}, ...members));
-        box.replaceChildren(...groups);
+        box.replaceChildren(ty.el("option", {value: ""}, "Choose a preset"), ...groups);
         if (presets.some((one) => one.name === before)) box.value = before;
         buttons();
     }

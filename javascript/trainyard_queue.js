@@ -3,6 +3,8 @@
 
 (function (ty) {
     const PENDING = ["running", "paused", "queued"];
+    const SHOWN_FINISHED = 6;
+    let all = false; // whether all finished jobs are shown
     let compared = new Set(), runs = [], drawnRuns = "";
 
     const when = (seconds) => (seconds ? new Date(seconds * 1000).toLocaleString([], {
@@ -30,16 +32,20 @@
         const jobs = [...status.jobs].sort((a, b) => rank(a) - rank(b));
         const waiting = jobs.filter((job) => job.state === "queued");
         const finished = jobs.filter((job) => ["done", "failed", "cancelled"].includes(job.state));
-        const heads = ["Name", "State", "Progress", "Time", ""].map((text) => ty.el("th", {scope: "col"}, text));
-        const rows = jobs.map((job) => row(job, waiting));
-        const table = jobs.length ? ty.el("table", {}, ty.el("thead", {}, ty.el("tr", {}, ...heads)),
-            ty.el("tbody", {}, ...rows)) : ty.el("p", {class: "trainyard_hint"},
-            "Nothing here yet. Trainings that you start or add stand here, and run one after the other.");
+        const open = jobs.filter((job) => !finished.includes(job));
+        const shown = [...open, ...finished.slice(0, all ? finished.length : SHOWN_FINISHED)];
+        const table = jobs.length ? ty.el("ol", {id: "trainyard_jobs"}, ...shown.map((job) => row(job, waiting)))
+            : ty.el("p", {class: "trainyard_hint"},
+                "Nothing here yet. Trainings that you start or add stand here, and run one after the other.");
         const tools = ty.el("div", {class: "trainyard_row"},
             waiting.length && !status.running ? ty.button("Start the queue", () => ty.attempt(async () => {
                 await ty.ask("queue/start", {});
                 await ty.refresh();
             }), {id: "trainyard_queue_start", class: "trainyard_button trainyard_primary"}) : null,
+            shown.length < jobs.length ? ty.button(`Show all ${jobs.length}`, () => {
+                all = true;
+                drawQueue(ty.status);
+            }, {id: "trainyard_queue_all"}) : null,
             finished.length ? ty.button("Clear finished", () => ty.attempt(async () => {
                 await ty.ask("queue/clear", {});
                 await ty.refresh();
@@ -87,32 +93,33 @@
             tools.push(tool("copy", "Duplicate", "Queue a copy", () => act(job, "duplicate")),
                 tool("remove", "Remove", "Remove from the list; files stay", () => act(job, "remove")));
         }
-        const error = job.error ? ty.el("p", {class: "trainyard_bad"}, job.error) : null;
-        const made = ty.el("tr", {"data-job": job.id, draggable: place >= 0 ? "true" : false},
-            ty.el("td", {"data-head": "Name"}, ty.el("strong", {}, job.name), " ",
-                ty.el("span", {class: "trainyard_method_name"}, ty.facts.methods[job.method] || job.method), error),
-            ty.el("td", {"data-head": "State"},
-                ty.el("span", {class: "trainyard_state trainyard_is_" + job.state}, ty.STATES[job.state])),
-            ty.el("td", {"data-head": "Progress"}, job.state === "done" ? "" : share),
-            ty.el("td", {"data-head": "Time"}, when(job.finished_s || job.started_s || job.created_s)),
-            ty.el("td", {class: "trainyard_tools"}, ...tools));
-        return made;
+        const time = when(job.finished_s || job.started_s || job.created_s);
+        const facts = [ty.STATES[job.state] && ty.el("span",
+            {class: "trainyard_state trainyard_is_" + job.state}, ty.STATES[job.state]),
+        job.state !== "done" && share ? ty.el("span", {}, share) : null, ty.el("small", {}, time)];
+        return ty.el("li", {"data-job": job.id, draggable: place >= 0 ? "true" : false},
+            ty.el("div", {class: "trainyard_job"},
+                ty.el("span", {class: "trainyard_job_name"}, ty.el("strong", {}, job.name), " ",
+                    ty.el("small", {}, ty.facts.methods[job.method] || job.method)),
+                ...facts.filter(Boolean)),
+            job.error ? ty.el("p", {class: "trainyard_bad"}, job.error) : null,
+            ty.el("div", {class: "trainyard_tools"}, ...tools));
     }
 
     function dragging(place) {
         let dragged = null;
         place.addEventListener("dragstart", (event) => {
-            const from = event.target.closest("tr[draggable]");
+            const from = event.target.closest("li[draggable]");
             dragged = from ? Number(from.dataset.job) : null;
         });
         place.addEventListener("dragover", (event) => {
-            if (dragged !== null && event.target.closest("tr[draggable]")) event.preventDefault();
+            if (dragged !== null && event.target.closest("li[draggable]")) event.preventDefault();
         });
         place.addEventListener("drop", (event) => {
-            const onto = event.target.closest("tr[draggable]");
+            const onto = event.target.closest("li[draggable]");
             if (dragged === null || !onto) return;
             event.preventDefault();
-            const order = [...place.querySelectorAll("tr[draggable]")];
+            const order = [...place.querySelectorAll("li[draggable]")];
             act({id: dragged}, "move", {place: order.indexOf(onto)});
             dragged = null;
         });

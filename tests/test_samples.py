@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from trainer.api.runs import drawn_prompt
 from trainer.control import Control
 from trainer.events import Event, Sampled
 from trainer.hosts.standalone import StandaloneHost
@@ -46,6 +47,7 @@ def test_prompts_are_drawn_at_their_steps_and_the_training_is_the_same(
     ]
     folder = tmp_path / "with" / "logs" / "samples" / "hat"
     assert sorted(path.name for path in folder.iterdir()) == [name for _, _, name in drawn]
+    assert drawn_prompt(folder / "00000004-01.png") == "a coat"
     first, last = ((folder / f"{step:08d}-00.png").read_bytes() for step in (2, STEPS))
     assert first != last, "what was learnt in between is seen"
     train(tiny_checkpoint, pictures, tmp_path / "without")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from PIL.PngImagePlugin import PngInfo
 
 from .control import Request
 from .evaluate.draw import draw_pictures
@@ -53,6 +56,21 @@ class Sampler:
         except (OSError, RuntimeError) as error:
             log.warning("no sample pictures at step %d: %s", step, error)
 
+    def _said(self, prompt: str) -> PngInfo:
+        """How the picture was drawn, as the webui's "PNG Info" reads it."""
+        settings, info = self._settings, PngInfo()
+        height, width = self._session.settings[SizeSettings].image_size_px
+        parts = (
+            f"Steps: {settings.sample_denoise_steps}",
+            "Sampler: DDIM",
+            f"CFG scale: {settings.sample_guidance:g}",
+            f"Seed: {settings.sample_seed}",
+            f"Size: {width}x{height}",
+            f"Model: {Path(self._session.model.origin.name).stem}",
+        )
+        info.add_text("parameters", f"{prompt}\n{', '.join(parts)}")
+        return info
+
     def _draw(self, step: int, network: Network, helpers: Sequence[Network]) -> None:
         settings, session = self._settings, self._session
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +91,6 @@ class Sampler:
                 )
                 path = self.folder / f"{step:08d}-{number:02d}.png"
                 temporary = path.with_suffix(".tmp")
-                picture.save(temporary, "PNG")
+                picture.save(temporary, "PNG", pnginfo=self._said(prompt))
                 temporary.replace(path)
                 session.sink(Sampled(path, step, prompt))

@@ -54,8 +54,17 @@ def add_run_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None
         return yard.host.log_dir / "samples" / name
 
     async def list_samples(request: Request) -> object:
-        found = await in_thread(lambda: runs.sample_files(sample_folder(request)))
-        return {"samples": [{"file": p.name, "step": s, "prompt": n} for p, s, n in found]}
+        folder = sample_folder(request)
+
+        def look() -> dict[str, object]:
+            found = runs.sample_files(folder)
+            newest = {number: path for path, _, number in found}
+            return {
+                "samples": [{"file": p.name, "step": s, "prompt": n} for p, s, n in found],
+                "prompts": {number: runs.drawn_prompt(path) for number, path in newest.items()},
+            }
+
+        return await in_thread(look)
 
     async def read_sample(request: Request) -> object:
         folder, wanted = sample_folder(request), request.query_params.get("file", "")

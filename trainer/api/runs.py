@@ -83,6 +83,18 @@ def sample_files(folder: Path) -> list[tuple[Path, int, int]]:
     return sorted(found, key=lambda sample: sample[1:])
 
 
+def drawn_prompt(path: Path) -> str:
+    """The prompt that a sample picture was drawn from; empty where the file does not say."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            said = picture.info.get("parameters", "")
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+        return ""
+    return str(said).partition("\n")[0]
+
+
 def curve(path: Path) -> list[Point]:
     """The points of a log; rows that cannot be read, such as a half-written last one, are left out.
 
