@@ -77,6 +77,21 @@ def test_nothing_missing_asks_pip_nothing(install, monkeypatch, tmp_path, versio
     assert launch.commands == []
 
 
+def test_forge_has_all_that_is_needed(install, monkeypatch, tmp_path) -> None:
+    """Its requirements_versions.txt as of June 2025."""
+    forge = {
+        "torch": "2.3.1+cu121",
+        "transformers": "4.46.1",
+        "diffusers": "0.31.0",
+        "huggingface-hub": "0.26.2",
+        "numpy": "1.26.2",
+        "gradio": "4.40.0",
+    }
+    launch = Launch(tmp_path)
+    in_webui(install, monkeypatch, launch, forge)
+    assert launch.commands == []
+
+
 def test_skip_install_is_honoured(install, monkeypatch, tmp_path) -> None:
     launch = Launch(tmp_path, skip_install=True)
     in_webui(install, monkeypatch, launch, INSTALLED)

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from trainer.diffusion.sampling import sample_latents
-from trainer.diffusion.schedule import scaled_linear
+from trainer.diffusion.schedule import scaled_linear, zero_terminal_snr
 
 OF_SD1 = {
     "beta_start": 0.00085,
@@ -92,3 +92,12 @@ def test_guidance_is_the_published_formula():
     prediction = noise * (0.25 + 3.0 * (0.5 - 0.25))
     expected = reference.step(prediction, reference.timesteps[0], noise).prev_sample
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_zero_terminal_snr_equals_diffusers():
+    """Source: rescale_zero_terminal_snr of diffusers' DDIMScheduler (Lin et al. 2024)."""
+    reference = DDIMScheduler(**OF_SD1, rescale_betas_zero_snr=True)
+    found = zero_terminal_snr(scaled_linear("v_prediction"))
+    torch.testing.assert_close(found.alphas_cumprod, reference.alphas_cumprod, atol=1e-5, rtol=1e-3)
+    assert found.snr[-1] == 0
+    assert found.prediction_type == "v_prediction"

@@ -277,3 +277,14 @@ def test_the_exact_weight_beside_an_8_bit_one_is_taken(webui: Webui) -> None:
     layer.fp16_weight = exact
     taken = live_tensors(webui.model)["model.diffusion_model.input_blocks.0.0.weight"]
     assert torch.equal(taken, exact)
+
+
+def test_velocity_and_zero_snr_are_read_from_the_webui(webui: Webui) -> None:
+    webui.model.parameterization = "v"
+    webui.modules["shared"].opts.sd_noise_schedule = "Zero Terminal SNR"
+    with WebuiHost().borrow(SETTINGS) as model:
+        assert model.schedule.prediction_type == "v_prediction"
+        assert model.schedule.alphas_cumprod[-1] == 0
+    webui.model.parameterization = "eps"
+    with WebuiHost().borrow(SETTINGS) as model:
+        assert model.schedule.alphas_cumprod[-1] > 0, "it cannot be for a model of the noise"

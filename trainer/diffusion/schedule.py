@@ -87,3 +87,17 @@ def scaled_linear(prediction_type: PredictionType = "epsilon") -> NoiseSchedule:
     betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAIN_TIMESTEPS, dtype=torch.float64)
     alphas_cumprod = torch.cumprod(1 - betas.square(), 0).float()
     return NoiseSchedule(alphas_cumprod, prediction_type)
+
+
+def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
+    """The schedule whose last step is pure noise, for models that were trained with such a one.
+
+    Only a model that predicts the velocity can be: at the last step the noise says nothing.
+
+    Source: Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed",
+    algorithm 1.
+    """
+    roots = schedule.alphas_cumprod.double().sqrt()
+    first, last = roots[0], roots[-1]
+    rescaled = (roots - last) * first / (first - last)
+    return NoiseSchedule(rescaled.square().float(), schedule.prediction_type)

@@ -27,6 +27,8 @@ from .gate import Gate, Manners
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, torch.Tensor]
+ZERO_SNR = "Zero Terminal SNR"
+"""The webui's setting "Noise schedule for sampling" for models that were trained so."""
 _WRAPPER = ".wrapped"
 """The webui puts its own modules around the text encoder and its token table."""
 
@@ -156,6 +158,8 @@ class Loan:
         family = _trainable(self._info, found)
         self._sources = _addresses(tensors)
         dtype = self._dtype(tensors)
+        prediction_type = self._prediction_type()
+        zero_snr = getattr(shared.opts, "sd_noise_schedule", "Default") == ZERO_SNR
         own_vae = sd_vae.get_base_vae(live) if self._vae is None else self._vae
         vae = own_vae or {n: t for n, t in tensors.items() if n.startswith(VAE_PREFIX)}
         others = {n: t for n, t in tensors.items() if not n.startswith(VAE_PREFIX)}
@@ -164,7 +168,8 @@ class Loan:
             family,
             device=devices.device,
             clip_skip=settings.clip_skip,
-            prediction_type=self._prediction_type(),
+            prediction_type=prediction_type,
+            zero_snr=zero_snr and prediction_type == "v_prediction",
             vae_tensors=_placed(vae, DTYPES[settings.vae_precision]),
             origin=Origin(
                 Path(self._info.filename).name,

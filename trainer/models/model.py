@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from ..diffusion.schedule import NoiseSchedule, PredictionType, scaled_linear
+from ..diffusion.schedule import NoiseSchedule, PredictionType, scaled_linear, zero_terminal_snr
 from .assemble import assemble_clip, assemble_unet, assemble_vae
 from .families import Family
 from .prompts import WeightedEncoder
@@ -101,14 +101,19 @@ def assemble_model(
     device: torch.device,
     clip_skip: int = 1,
     prediction_type: PredictionType = "epsilon",
+    zero_snr: bool = False,
     vae_tensors: Mapping[str, torch.Tensor] | None = None,
     origin: Origin | None = None,
 ) -> DiffusionModel:
     """Assembles the model over a checkpoint's tensors, which already have device and dtype.
 
+    Args:
+        zero_snr: the model was trained with a last step of pure noise.
+
     Raises:
         BadInput: when tensors are missing or of another shape than the layout demands.
     """
+    schedule = scaled_linear(prediction_type)
     unet = assemble_unet(tensors, family)
     text_encoder = assemble_clip(tensors, family.text_prefixes[0])
     tokenizer = clip_tokenizer()
@@ -118,7 +123,7 @@ def assemble_model(
         vae=assemble_vae(tensors if vae_tensors is None else vae_tensors, family),
         text_encoder=text_encoder,
         prompts=PromptEncoder(tokenizer, text_encoder, clip_skip),
-        schedule=scaled_linear(prediction_type).to(device),
+        schedule=(zero_terminal_snr(schedule) if zero_snr else schedule).to(device),
         device=device,
         compute_dtype=unet.dtype,
         origin=origin or Origin("unknown"),
