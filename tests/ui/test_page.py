@@ -126,7 +126,7 @@ def test_presets_are_saved_loaded_and_never_blank_the_model(form: Page) -> None:
     form.until("document.getElementById('trainyard_preset').value === 'sevens'")
     form.write(rank="9")
     form.press("preset_load")
-    form.until("document.getElementById('trainyard_message').innerText.includes('sevens')")
+    form.until("document.getElementById('trainyard_message').innerText.includes('loaded: sevens')")
     assert form.read("rank") == "7"
     assert form.read("checkpoint") == "tiny.safetensors"
     assert form.read("name") == "mine"
