@@ -13,6 +13,7 @@ from ..evaluate.measures import Case
 from ..settings.schema import JobSettings, parse
 from . import judge
 from .checkpoint import CHECKPOINT
+from .tasks import TASKS, Task
 from .world import COLOURS, Scene, draw, random_scene, sentence
 
 
@@ -106,6 +107,22 @@ def _unrelated(count: int, seed: int) -> tuple[Case, ...]:
     return tuple(case(random_scene(rng), 2000 + number) for number in range(count))
 
 
+def _example(task: Task) -> Example:
+    """A task of the measurements as a demonstration."""
+
+    def prepare(out: Path) -> JobSettings:
+        job: dict[str, object] = {
+            "method": task.method,
+            "checkpoint": str(CHECKPOINT),
+            "name": task.name,
+            "overwrite": True,
+            "seed": 1,
+        }
+        return parse({**job, **task.job(out / "pairs")})
+
+    return Example(task.name, task.title, prepare, task.effect, task.collateral)
+
+
 EXAMPLES: dict[str, Example] = {
     "lora": Example(
         name="lora",
@@ -114,4 +131,5 @@ EXAMPLES: dict[str, Example] = {
         held_out=_held_out_crescents(),
         unrelated=_unrelated(100, seed=3),
     ),
+    **{name: _example(task) for name, task in TASKS.items()},
 }

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..control import Control
 from ..evaluate.draw import draw_pictures
-from ..evaluate.measures import Point, collateral, effect, slider, time_to_effect
+from ..evaluate.measures import Draw, Point, collateral, effect, slider, time_to_effect
 from ..events import Event, Saved
 from ..hosts.standalone import StandaloneHost
 from ..methods import TRAIN, Method
@@ -30,6 +30,8 @@ BASELINES = Path(__file__).resolve().parents[2] / "tests" / "baselines"
 CASES_ON_THE_WAY = 32
 POINTS = 6
 Pictures = Sequence[Image.Image]
+Kept = dict[tuple[str, int], Image.Image]
+"""Pictures by prompt and seed."""
 
 
 @dataclass(frozen=True)
@@ -85,25 +87,28 @@ class PassCounter:
 class Easel:
     """Draws with a trained file attached; what the bare model draws is kept for the next file."""
 
-    def __init__(self, session: Session, kept: dict[object, Pictures]) -> None:
+    def __init__(self, session: Session, kept: Kept) -> None:
         self.session = session.second_pass()
         self.kept = kept
 
-    def with_file(self, file: Path) -> Callable[[Sequence[str], Sequence[int], float], Pictures]:
-        """The `Draw` function of the measures."""
+    def with_file(self, file: Path) -> Draw:
+        """The `Draw` function of the measures; it draws nothing twice."""
         network = self.session.new_network(str(file))
+        drawn: dict[float, Kept] = {0.0: self.kept}
 
         def draw(prompts: Sequence[str], seeds: Sequence[int], strength: float) -> Pictures:
-            key = (tuple(prompts), tuple(seeds))
-            if strength == 0 and key in self.kept:
-                return self.kept[key]
+            there = drawn.setdefault(strength, {})
+            wanted = list(zip(prompts, seeds, strict=True))
+            new = [one for one in dict.fromkeys(wanted) if one not in there]
             with network, network.at(strength):
                 pictures = draw_pictures(
-                    self.session.model, prompts, seeds, size_px=(PICTURES_PX, PICTURES_PX)
+                    self.session.model,
+                    [prompt for prompt, _ in new],
+                    [seed for _, seed in new],
+                    size_px=(PICTURES_PX, PICTURES_PX),
                 )
-            if strength == 0:
-                self.kept[key] = pictures
-            return pictures
+            there.update(zip(new, pictures, strict=True))
+            return [there[one] for one in wanted]
 
         return draw
 
@@ -113,7 +118,7 @@ def measure(
     checkpoint: Path,
     out: Path,
     seed: int,
-    kept: dict[object, Pictures],
+    kept: Kept,
     *,
     who: str = "Trainyard",
     method: Method | None = None,
@@ -144,12 +149,11 @@ def measure(
         (method or TRAIN[task.method])(session)
         counter.remove()
         easel = Easel(session, kept)
-        course = [
-            _point(task, easel.with_file(saved.path), saved.step, seconds, passes)
-            for saved, seconds, passes in files
-        ]
-        _, seconds, passes = files[-1]
-        return _result(task, easel.with_file(files[-1][0].path), who, seed, course, seconds, passes)
+        course = []
+        for saved, seconds, passes in files:
+            draw = easel.with_file(saved.path)
+            course.append(_point(task, draw, saved.step, seconds, passes))
+        return _result(task, draw, who, seed, course)
 
 
 def _settings(
@@ -175,7 +179,7 @@ def _settings(
     return settings.replace(save_every_steps=max(1, steps // points))
 
 
-def _point(task: Task, draw: Any, step: int, seconds: float, passes: int) -> Point:
+def _point(task: Task, draw: Draw, step: int, seconds: float, passes: int) -> Point:
     return Point(
         step,
         seconds,
@@ -187,12 +191,10 @@ def _point(task: Task, draw: Any, step: int, seconds: float, passes: int) -> Poi
 
 def _result(
     task: Task,
-    draw: Any,
+    draw: Draw,
     who: str,
     seed: int,
     course: list[Point],
-    seconds: float,
-    passes: int,
 ) -> Result:
     reached, lost = effect(draw, task.effect), collateral(draw, task.collateral)
     removed = effect(draw, task.removal, strength=-1.0) if task.removal else None
@@ -207,8 +209,8 @@ def _result(
         who=who,
         seed=seed,
         steps=last.step,
-        seconds=seconds,
-        passes=passes,
+        seconds=last.seconds,
+        passes=last.passes,
         effect=reached.share,
         effect_before=reached.before,
         collateral=lost.share,
@@ -238,7 +240,7 @@ def measure_all(
         json_file: is rewritten after every training.
         show: is told each result in words.
     """
-    kept: dict[object, Pictures] = {}
+    kept: Kept = {}
     results: list[Result] = []
     for task in tasks:
         for seed in seeds:

@@ -96,9 +96,58 @@ def blueness(picture: Image.Image) -> float:
     return float((middle[2] - middle[0]) / 255)
 
 
-def _ileco(original: str, target: str) -> Callable[[Path], dict[str, object]]:
-    values = {"original_prompt": original, "target_prompt": target}
-    return lambda folder: {**values, "image_size_px": PICTURES_PX}
+def _ileco(
+    original: str, target: str, contexts: Sequence[str], preserve: Sequence[str]
+) -> Callable[[Path], dict[str, object]]:
+    """The job; the checkpoint knows whole captions, so the words are trained in such phrases."""
+    values: dict[str, object] = {
+        "original_prompt": original,
+        "target_prompt": target,
+        "contexts": "\n".join(contexts),
+        "preserve_prompts": "\n".join(preserve),
+        "image_size_px": PICTURES_PX,
+    }
+    return lambda folder: values
+
+
+COLOUR_CONTEXTS = (
+    "a {} circle on a white background",
+    "{} star, black background",
+    "a {} circle on a green background",
+    "{} star, yellow background",
+)
+COLOUR_NEIGHBOURS = (
+    "a green circle on a white background",
+    "purple star, black background",
+    "a orange circle on a blue background",
+    "yellow star, purple background",
+    "a black circle on a yellow background",
+    "white star, orange background",
+)
+SHAPE_CONTEXTS = (
+    "a red {} on a white background",
+    "blue {}, black background",
+    "a yellow {} on a green background",
+    "white {}, purple background",
+)
+SHAPE_NEIGHBOURS = (
+    "a red star on a white background",
+    "blue heart, black background",
+    "a yellow triangle on a green background",
+    "white cross, purple background",
+)
+STRIPE_CONTEXTS = (
+    "a {} red circle on a white background",
+    "blue star, black background, {}",
+    "a {} yellow square on a green background",
+    "white heart, purple background, {}",
+)
+STRIPE_NEIGHBOURS = (
+    "a red circle on a white background",
+    "blue star, black background",
+    "a yellow square on a green background",
+    "white heart, purple background",
+)
 
 
 PAIR = Scene("circle", "red", "white")
@@ -139,7 +188,9 @@ def _six_pairs(folder: Path) -> dict[str, object]:
 _OTHERS = scenes(CASES, 1, lambda scene: scene.shape != "circle" and scene.colour != "red")
 _NOT_RED = scenes(CASES, 2, lambda scene: "red" not in (scene.colour, scene.background))
 _RED = scenes(
-    CASES, 3, lambda s: s.colour == "red" and s.background != "blue" and s.shape != "circle"
+    CASES,
+    3,
+    lambda s: s.colour == "red" and s.background != "blue" and s.shape not in ("circle", "star"),
 )
 _NO_CIRCLES = scenes(CASES, 4, lambda scene: scene.shape != "circle")
 _CIRCLES = scenes(CASES, 5, lambda scene: scene.shape == "circle")
@@ -164,10 +215,10 @@ TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         Task(
-            "ileco_colour",
+            "ileco",
             "ileco",
             "iLECO: red becomes blue",
-            _ileco("red", "blue"),
+            _ileco("red", "blue", COLOUR_CONTEXTS, COLOUR_NEIGHBOURS),
             effect=cases(
                 [replace(scene, colour="blue") for scene in _RED],
                 shows,
@@ -180,7 +231,7 @@ TASKS: dict[str, Task] = {
             "ileco_shape",
             "ileco",
             "iLECO: circles become squares",
-            _ileco("circle", "square"),
+            _ileco("circle", "square", SHAPE_CONTEXTS, SHAPE_NEIGHBOURS),
             effect=cases(
                 [replace(scene, shape="square") for scene in _CIRCLES],
                 shows,
@@ -192,7 +243,7 @@ TASKS: dict[str, Task] = {
             "ileco_erase",
             "ileco",
             "iLECO: stripes are erased",
-            _ileco("striped", ""),
+            _ileco("striped", "", STRIPE_CONTEXTS, STRIPE_NEIGHBOURS),
             effect=cases(_STRIPED, is_plain),
             collateral=cases(_PLAIN, shows),
         ),
