@@ -139,6 +139,7 @@
             card.setAttribute("aria-checked", String(chosen));
             card.tabIndex = chosen ? 0 : -1;
         }
+        search(); // what is found depends on the method
     }
 
     function store() {
@@ -209,8 +210,9 @@
     ty.plan = plan;
 
     function drawPlan(answer) {
-        const missing = answer.problems.filter((problem) => problem.what === "is missing");
-        const wrong = answer.problems.filter((problem) => problem.what !== "is missing");
+        const absent = (problem) => /^is (missing|empty)/.test(problem.what);
+        const missing = answer.problems.filter(absent);
+        const wrong = answer.problems.filter((problem) => !absent(problem));
         const lines = [];
         if (answer.plan) lines.push(...planLines(answer.plan));
         if (missing.length) {
@@ -283,6 +285,7 @@
                 onclick: reveal, onmouseleave: hide, onblur: hide}, "?"));
         }
         document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+        document.addEventListener("scroll", hide, true);
     }
 
     function helpOf(block) {
@@ -307,11 +310,11 @@
                 block.classList.toggle("trainyard_unfound", !hit);
                 if (hit && one.methods.includes(ty.method)) inside += 1;
             }
-            group.classList.toggle("trainyard_unfound", inside === 0);
+            group.classList.toggle("trainyard_unfound", words.length > 0 && inside === 0);
             if (words.length && inside) open(group);
             found += inside;
         }
-        ty.at("search_none").hidden = found > 0;
+        ty.at("search_none").hidden = found > 0 || !words.length;
     }
 
     ty.starters.push(() => {

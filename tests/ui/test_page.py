@@ -179,6 +179,22 @@ def test_every_method_shows_its_own_fields_with_its_own_defaults(form: Page) -> 
     assert wrong == []
 
 
+def test_a_search_finds_settings_of_the_method_that_is_chosen(form: Page) -> None:
+    look = """
+        const box = document.getElementById('trainyard_search');
+        box.value = arguments[0];
+        box.dispatchEvent(new Event('input'));
+        return [...document.querySelectorAll('.trainyard_group')]
+            .filter((one) => getComputedStyle(one).display !== 'none')
+            .map((one) => one.id.replace('trainyard_group_', ''));
+    """
+    assert form.script(look, "train_snr_gamma") == ["loss"], "by another tool's name"
+    assert form.script(look, "no such setting") == []
+    form.script(look, "")
+    form.script("return trainyard.chooseMethod('difference')")
+    assert {"copier", "mask", "second_pass"} <= set(form.script(look, ""))
+
+
 def test_runs_are_compared(form: Page) -> None:
     for name in ("curve-a", "curve-b"):
         start(form, name, 8)
