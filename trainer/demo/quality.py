@@ -252,7 +252,7 @@ def measure_all(
                         *(task, checkpoint, out / "peer", seed, kept),
                         who=peer.name,
                         method=peer.train,
-                        changes=peer.settings,
+                        changes={**peer.settings, **task.one_prompt},
                     )
                 )
             for result in runs:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..evaluate.measures import Case, Check
+from ..settings.groups import BLOCKS
 from . import judge
 from .world import COLOURS, SHAPES, Scene, draw, random_placement, sentence, tags
 
@@ -17,7 +18,7 @@ PICTURES_PX = 64
 FRAMES: dict[str, object] = {"image_size_px": PICTURES_PX, "bucket_step_px": 0}
 CASES = 64
 FIRST_SEED = 5000
-NARROW: dict[str, object] = {"learning_rate": 3e-3, "steps": 200}
+NARROW: dict[str, object] = {"learning_rate": 3e-3}
 """The checkpoint is five to twenty times narrower than SD1, and a narrow layer needs a higher rate:
 what a step of Adam does to a layer's output grows with its width."""
 
@@ -38,6 +39,8 @@ class Task:
     """Cases that should be right at strength -1."""
     grade: Callable[[Image.Image], float] | None = None
     """A property that rises with the strength."""
+    one_prompt: Mapping[str, object] = field(default_factory=dict)
+    """What a way that knows a single prompt and no contexts is given instead."""
 
 
 def scenes(count: int, seed: int, allowed: Callable[[Scene], bool]) -> list[Scene]:
@@ -70,6 +73,13 @@ def cases(
         Case(wordings[number % len(wordings)](said(scene)), seed + number, right(scene))
         for number, scene in enumerate(wanted)
     )
+
+
+def one_prompt(original: str, target: str, context: str) -> dict[str, object]:
+    """The change in one whole caption, at the embedded checkpoint's learning rate."""
+    before, after = (context.replace("{}", word) for word in (original, target))
+    rate = {"learning_rate": NARROW["learning_rate"]}
+    return {"original_prompt": before, "target_prompt": after, **rate}
 
 
 def shows(scene: Scene) -> Check:
@@ -177,6 +187,17 @@ def save_pair(folder: Path, name: str, scene: Scene) -> tuple[Path, Path]:
     return before, after
 
 
+PAIR_LEARNING: dict[str, object] = {
+    "learning_rate": 5e-3,
+    "alpha": 4,
+    "steps": 100,
+    "batch_size": 6,
+    "direction_strength": 1.0,
+    "blocks": ",".join(block for block in BLOCKS if block != "BASE"),
+}
+"""The best of what was tried for pairs; see the measurements."""
+
+
 def _one_pair(folder: Path) -> dict[str, object]:
     before, after = save_pair(folder, "pair", PAIR)
     return {"original_image": str(before), "target_image": str(after), **FRAMES}
@@ -186,7 +207,7 @@ def _six_pairs(folder: Path) -> dict[str, object]:
     for number, scene in enumerate(SIX):
         save_pair(folder / "pairs", str(number), scene)
         (folder / "pairs" / f"{number}.txt").write_text(sentence(scene), "utf-8")
-    return {"images": str(folder / "pairs"), "pair_suffix": "_striped", **FRAMES}
+    return {"images": str(folder / "pairs"), "pair_suffix": "_striped", **FRAMES, **PAIR_LEARNING}
 
 
 _OTHERS = scenes(CASES, 1, lambda scene: scene.shape != "circle" and scene.colour != "red")
@@ -230,6 +251,7 @@ TASKS: dict[str, Task] = {
             ),
             collateral=cases(_NOT_RED, shows),
             grade=blueness,
+            one_prompt=one_prompt("red", "blue", COLOUR_CONTEXTS[0]),
         ),
         Task(
             "ileco_shape",
@@ -242,6 +264,7 @@ TASKS: dict[str, Task] = {
                 said=lambda scene: replace(scene, shape="circle"),
             ),
             collateral=cases(_NO_CIRCLES, shows),
+            one_prompt=one_prompt("circle", "square", SHAPE_CONTEXTS[0]),
         ),
         Task(
             "ileco_erase",
@@ -250,9 +273,15 @@ TASKS: dict[str, Task] = {
             _ileco("striped", "", STRIPE_CONTEXTS, STRIPE_NEIGHBOURS),
             effect=cases(_STRIPED, is_plain),
             collateral=cases(_PLAIN, shows),
+            one_prompt=one_prompt("striped ", "", STRIPE_CONTEXTS[0].replace("{} ", "{}")),
         ),
         _striping("difference", "difference", "Difference: stripes from one pair", _one_pair),
-        _striping("addift", "addift", "ADDifT: stripes from one pair", _one_pair),
+        _striping(
+            "addift",
+            "addift",
+            "ADDifT: stripes from one pair",
+            lambda folder: {**_one_pair(folder), **PAIR_LEARNING},
+        ),
         _striping("multi_addift", "multi_addift", "Multi-ADDifT: from six pairs", _six_pairs),
     )
 }

@@ -1,0 +1,68 @@
+"""The tasks that methods are measured on, and the run that measures them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from trainer.demo.quality import as_json, baselines, measure, table
+from trainer.demo.tasks import TASKS, blueness, is_plain, is_striped, shows, stripes
+from trainer.demo.world import COLOURS, Scene, draw
+from trainer.settings.schema import parse
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_jobs_are_whole_and_the_cases_were_not_trained(name: str, tmp_path: Path) -> None:
+    task = TASKS[name]
+    job = parse({**task.job(tmp_path), "method": task.method, "checkpoint": "c"})
+    trained = str(job.as_dict())
+    prompts = {case.prompt for case in (*task.effect, *task.removal)}
+    assert len(task.effect) == len(task.collateral) == 64
+    assert not [
+        prompt for prompt in prompts if f"'{prompt}'" in trained or f"\\n{prompt}" in trained
+    ]
+    assert len({case.seed for case in task.effect}) == 64
+
+
+def test_the_checks_tell_right_from_wrong_on_drawn_pictures() -> None:
+    scene = Scene("star", "green", "white")
+    plain, striped = draw(scene), draw(dataclasses.replace(scene, striped=True))
+    assert shows(scene)(plain)
+    assert not shows(dataclasses.replace(scene, colour="red"))(plain)
+    assert is_striped(scene)(striped)
+    assert not is_striped(scene)(plain)
+    assert is_plain(scene)(plain)
+    assert not is_plain(scene)(striped)
+    assert not is_plain(dataclasses.replace(scene, shape="heart"))(plain)
+    assert stripes(striped) > stripes(plain)
+    levels = {colour: blueness(draw(Scene("square", colour, "white"))) for colour in COLOURS}
+    assert max(levels, key=lambda colour: levels[colour]) == "blue"
+    assert min(levels, key=lambda colour: levels[colour]) in ("red", "orange")
+
+
+@pytest.mark.slow
+def test_ours_and_the_peers_are_measured_alike(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    task = TASKS["ileco"]
+    small = dataclasses.replace(
+        task, effect=task.effect[:2], collateral=task.collateral[:2], grade=blueness
+    )
+    few = {"steps": 2, "pool_size": 8, "blocks": "M00"}
+    ours = measure(small, tiny_checkpoint, tmp_path / "a", 1, {}, changes=few, points=2)
+    peer = baselines()["ileco"]
+    theirs = measure(
+        *(small, tiny_checkpoint, tmp_path / "b", 1, {}),
+        who=peer.name,
+        method=peer.train,
+        changes={**peer.settings, **few},
+        points=2,
+    )
+    assert [point.step for point in ours.course] == [1, 2]
+    assert theirs.steps == 2
+    # 2 steps x batch 2, three passes each with a graph and one without, facts/traintrain.md
+    assert theirs.passes == 2 * 2 * (3 + 1)
+    assert ours.slider is not None
+    assert len(ours.slider) == 5
+    assert as_json(ours)["to_effect"] is None
+    assert "plain" in table([ours, theirs])
