@@ -147,8 +147,10 @@ class Session:
             device=self.model.device,
             progress=self._encoded,
         )
-        frames = dataset.frames_px[: len(pairs)]
-        order = BatchOrder(frames, self.settings[TrainingSettings].batch_size, self.seed)
+        batch_size = self.settings[TrainingSettings].batch_size
+        # Fewer pairs than a batch holds come several times in it, each with noise of its own.
+        times = -(-batch_size // len(pairs))
+        order = BatchOrder(dataset.frames_px[: len(pairs)] * times, batch_size, self.seed)
         return PairData(dataset, order, masks)
 
     def _encoded(self, done: int, total: int) -> None:

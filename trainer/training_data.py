@@ -40,6 +40,7 @@ class PairData(TrainingData):
     def take(self, indices: Sequence[int]) -> PairBatch:
         """The pairs of these indices, which must share one frame."""
         count = len(self.masks)
+        indices = [index % count for index in indices]
         before = self.dataset.batch(indices)
         after = self.dataset.batch([index + count for index in indices])
         masks = [mask for index in indices if (mask := self.masks[index]) is not None]

@@ -71,6 +71,11 @@ def test_a_mask_changes_what_is_learnt_in_the_second_pass(run: Run) -> None:
     assert not equal(plain, masked)
 
 
+def test_a_single_pair_fills_the_batch(run: Run) -> None:
+    one, two = (run("addift", name=f"batch{n}", batch_size=n)[0] for n in (1, 2))
+    assert not equal(one, two)
+
+
 def test_the_prompt_and_the_trigger_word_are_really_used(run: Run) -> None:
     plain, prompted, triggered = (
         run(method, name=name, **changes)[0]
