@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
@@ -93,7 +95,8 @@ def read_size(path: Path) -> Size:
         width, height = image.size
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             # some versions of Pillow give the size of the upright picture here, others not
-            width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
+            tags: Any = image.tag_v2
+            width, height = int(tags[256]), int(tags[257])
         elif image.format == "PNG" and _has_late_orientation(path):
             image.load()
         if _orientation(image) >= 5:
