@@ -62,15 +62,21 @@ TAUGHT_COLOURS = (
 """Colour and background of the eight pictures."""
 
 
+ORDINARY_PICTURES = 8
+
+
 def prepare_lora(out: Path) -> JobSettings:
-    """Eight captioned pictures of a shape that the checkpoint does not know."""
+    """Eight captioned pictures of a shape that the checkpoint does not know.
+
+    Beside them lie ordinary pictures under ordinary captions: they keep the word to the shape, as
+    regularisation pictures do.
+    """
     folder = out / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(8)
     for number, (colour, background) in enumerate(TAUGHT_COLOURS, 1):
-        scene = Scene(TAUGHT, colour, background)
-        draw(scene, PICTURES_PX, PICTURES_PX, rng).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(sentence(scene, TRIGGER), "utf-8")
+        _captioned(folder / "zibble", number, Scene(TAUGHT, colour, background), rng, TRIGGER)
+    for number in range(1, ORDINARY_PICTURES + 1):
+        _captioned(folder / "ordinary", number, random_scene(rng), rng)
     return parse(
         {
             "method": "lora",
@@ -78,8 +84,8 @@ def prepare_lora(out: Path) -> JobSettings:
             "images": str(folder),
             "name": "lora",
             "overwrite": True,
-            "steps": 400,
-            "batch_size": 4,
+            "steps": 500,
+            "batch_size": 8,
             "learning_rate": 1e-3,
             "rank": 8,
             "alpha": 8,
@@ -89,6 +95,14 @@ def prepare_lora(out: Path) -> JobSettings:
             "seed": 1,
         }
     )
+
+
+def _captioned(
+    folder: Path, number: int, scene: Scene, rng: np.random.Generator, noun: str | None = None
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    draw(scene, PICTURES_PX, PICTURES_PX, rng).save(folder / f"{number}.png")
+    (folder / f"{number}.txt").write_text(sentence(scene, noun), "utf-8")
 
 
 def _held_out_crescents() -> tuple[Case, ...]:
