@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import secrets
 import time
@@ -332,8 +333,12 @@ def _gradient_checkpointing(model: DiffusionModel) -> Iterator[None]:
     """It works in training mode only; these models set dropout, which that mode is for, to 0."""
     model.unet.train()
     model.unet.enable_gradient_checkpointing()
-    model.text_encoder.train()
-    model.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    enable = model.text_encoder.gradient_checkpointing_enable
+    if inspect.signature(enable).parameters:
+        # transformers 4.30 only has the reentrant kind, which loses the adapters' gradients
+        # here; the text encoder is small and does without.
+        model.text_encoder.train()
+        enable({"use_reentrant": False})
     try:
         yield
     finally:
