@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ class MisfitError(ValueError):
     """Tensors of a file do not belong on a layer; the message says why."""
 
 
-class Adapter(nn.Module):
+class Adapter(nn.Module, ABC):
     """A trainable addition to one layer: y = W x + b + multiplier * scale * (delta W) x.
 
     A kind of network is a subclass with the parameters of delta W, `forward`, and the names that
@@ -50,13 +51,13 @@ class Adapter(nn.Module):
             return output
         return output + self.forward(inputs[0])
 
+    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """The addition to the layer's output for its input `x`, in the layer's output shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weights(self) -> dict[str, nn.Parameter]:
         """The parameters under the tensor names that files give them, without alpha."""
-        raise NotImplementedError
 
 
 def convolves(layer: Layer) -> bool:
