@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .data.batches import BatchOrder, LatentDataset
+from .data.views import Framing
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class PairBatch:
     captions: tuple[str, ...]
     mask: torch.Tensor | None
     """[n, 1, h/8, w/8]."""
+    framings: tuple[Framing, ...]
+    """How the picture before the change was cut."""
 
 
 @dataclass(frozen=True)
@@ -49,4 +52,5 @@ class PairData(TrainingData):
             after.latents,
             before.captions,
             torch.stack(masks).to(before.latents.device) if masks else None,
+            before.framings,
         )

@@ -189,6 +189,7 @@ def test_batch_keeps_indices_and_captions_together(tmp_path: Path) -> None:
     assert batch.indices == (2, 0)
     assert batch.captions == ("number 2", "number 0")
     assert batch.latents.shape == (2, 3, 8, 8)
+    assert batch.framings == (((64, 64), (0, 0), (64, 64)),) * 2
 
 
 FRAMES = [(64, 64)] * 7 + [(64, 96)] * 4 + [(96, 64)] + [(64, 64)] * 3

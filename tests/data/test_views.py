@@ -165,3 +165,14 @@ def test_greyscale_has_three_equal_channels(tmp_path: Path) -> None:
     picture = saved(tmp_path / "a.png", noise(64, 64)[..., 0])
     found = load_pixels(View(picture, (64, 64)))
     assert torch.equal(found[0], found[1]) and torch.equal(found[1], found[2])
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_framing_tells_what_was_cut_off_the_resized_picture(mirrored):
+    # 1000 x 500 covers 256 x 256 at 512 x 256: 128 rows are cut off above, and 128 below
+    found = View(image((1000, 500)), (256, 256), mirrored).framing
+    assert found == ((1000, 500), (128, 0), (256, 256))
+    # height before width: a wide one is cut on its left
+    assert View(image((500, 1000)), (256, 256), mirrored).framing.crop_top_left_px == (0, 128)
+    # enlarged from 64 x 96 to 128 x 192
+    assert View(image((64, 96)), (128, 128), mirrored).framing.crop_top_left_px == (0, 32)

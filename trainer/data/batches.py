@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import BadInput, Problem
 from .images import read_picture
 from .parallel import map_in_order
-from .views import View, cut_all, to_tensor
+from .views import Framing, View, cut_all, to_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ class Batch:
     captions: tuple[str, ...]
     indices: tuple[int, ...]
     """Of the samples in their dataset; the key to anything else that is cached by sample."""
+    framings: tuple[Framing, ...]
+    """How each was cut from its picture."""
 
 
 class LatentDataset:
@@ -111,8 +113,13 @@ class LatentDataset:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The samples of these indices, which must share one frame."""
-        captions = tuple(self.views[index].image.caption for index in indices)
-        return Batch(torch.stack([self._latents[i] for i in indices]), captions, tuple(indices))
+        views = [self.views[index] for index in indices]
+        return Batch(
+            torch.stack([self._latents[index] for index in indices]),
+            tuple(view.image.caption for view in views),
+            tuple(indices),
+            tuple(view.framing for view in views),
+        )
 
 
 class BatchOrder(Iterator[tuple[int, ...]]):

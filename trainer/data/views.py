@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,20 @@ _REDUCING_GAP = 3.0
 be told from one without it.  Source: Pillow's documentation of `Image.resize`."""
 
 
+class Framing(NamedTuple):
+    """How a sample was cut from its picture; SDXL is told all of it.
+
+    Source: Podell et al. 2023, "SDXL", section 2.2.
+    """
+
+    original_px: Size
+    """(height, width) of the picture, before it was resized."""
+    crop_top_left_px: Size
+    """(top, left): pixels that were cut off the resized picture."""
+    target_px: Size
+    """(height, width) of the sample."""
+
+
 @dataclass(frozen=True)
 class View:
     """One training sample: a picture in a frame, perhaps mirrored."""
@@ -32,6 +47,17 @@ class View:
     frame_px: Size
     """(height, width)."""
     mirrored: bool = False
+
+    @property
+    def framing(self) -> Framing:
+        """The picture's own size, and what of it the frame shows."""
+        size_px = self.image.size_px
+        scale = enlargement(size_px, self.frame_px)
+        top, left = (
+            round((side * scale - frame) / 2)
+            for side, frame in zip(size_px, self.frame_px, strict=True)
+        )
+        return Framing(size_px, (top, left), self.frame_px)
 
 
 def views(images: Sequence[TrainingImage], data: PictureSettings) -> list[View]:
