@@ -39,10 +39,10 @@ window.trainyard = window.trainyard || {
         ty.el("button", {type: "button", class: "trainyard_button", onclick, ...more}, text);
 
     /** What a route answers, or an Error with `problems`; every problem names its field. */
-    ty.ask = async function (path, body) {
+    ty.ask = async function (path, body, method = "POST") {
         const options = {headers: {"X-Trainyard": "1"}, credentials: "same-origin"};
         if (body !== undefined) {
-            options.method = "POST";
+            options.method = method;
             options.headers["Content-Type"] = "application/json";
             options.body = JSON.stringify(body);
         }
@@ -62,7 +62,7 @@ window.trainyard = window.trainyard || {
     };
 
     /** The address of a route, also where the webui does not lie at the root of its server. */
-    ty.url = (path) => new URL("trainyard/" + path, document.baseURI.split("?")[0]).href;
+    ty.url = (path) => new URL("trainyard/v1/" + path, document.baseURI.split("?")[0]).href;
 
     ty.told = function (problem) {
         const known = ty.facts.fields.find((one) => one.key === problem.where);

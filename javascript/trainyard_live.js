@@ -82,7 +82,7 @@
         const settings = await ty.settings();
         ty.say("");
         if (ty.editing !== null && !start) {
-            await ty.ask(`jobs/${ty.editing}/edit`, {settings});
+            await ty.ask(`jobs/${ty.editing}`, {settings}, "PATCH");
             ty.editing = null;
             ty.say("The waiting job was changed.", "good");
         } else {

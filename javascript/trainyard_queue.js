@@ -15,6 +15,11 @@
         await ty.refresh();
     });
 
+    const remove = (job) => ty.attempt(async () => {
+        await ty.ask(`jobs/${job.id}`, {}, "DELETE");
+        await ty.refresh();
+    });
+
     async function take(job, edit) {
         const {settings} = await ty.ask(`jobs/${job.id}`);
         const {values} = await ty.ask("presets/import", {settings});
@@ -91,7 +96,7 @@
                     () => act(job, "requeue", {resume: false})));
             }
             tools.push(tool("copy", "Duplicate", "Queue a copy", () => act(job, "duplicate")),
-                tool("remove", "Remove", "Remove from the list; files stay", () => act(job, "remove")));
+                tool("remove", "Remove", "Remove from the list; files stay", () => remove(job)));
         }
         const time = when(job.finished_s || job.started_s || job.created_s);
         const facts = [ty.STATES[job.state] && ty.el("span",

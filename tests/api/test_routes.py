@@ -93,12 +93,15 @@ class Bench:
         return {**given, **small, **values}
 
     def get(self, path: str) -> Any:
-        answer = self.client.get(f"/trainyard/{path}", headers=HEADERS)
+        answer = self.client.get(f"/trainyard/v1/{path}", headers=HEADERS)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def post(self, path: str, body: Mapping[str, object], status: int = 200) -> Any:
-        answer = self.client.post(f"/trainyard/{path}", json=body, headers=HEADERS)
+    def post(
+        self, path: str, body: Mapping[str, object], status: int = 200, method: str = "POST"
+    ) -> Any:
+        url = f"/trainyard/v1/{path}"
+        answer = self.client.request(method, url, json=body, headers=HEADERS)
         assert answer.status_code == status, answer.text
         return answer.json()
 
@@ -186,11 +189,13 @@ def test_the_queue_is_edited_moved_copied_and_cleared(bench: Bench) -> None:
         for name in ("one", "two", "three")
     ]
     bench.post(f"jobs/{ids[2]}/move", {"place": 0})
-    bench.post(f"jobs/{ids[0]}/edit", {"settings": bench.settings(name="one", steps=7)})
+    changed = {"settings": bench.settings(name="one", steps=7)}
+    assert bench.post(f"jobs/{ids[0]}", changed, method="PATCH")["job"]["name"] == "one"
     bench.post(f"jobs/{ids[1]}/duplicate", {})
     assert [job["name"] for job in bench.get("status")["jobs"]] == ["three", "one", "two", "two-2"]
     assert bench.get(f"jobs/{ids[0]}")["settings"]["steps"] == 7
-    bench.post(f"jobs/{ids[1]}/remove", {})
+    bench.post(f"jobs/{ids[1]}", {}, method="DELETE")
+    assert ids[1] not in [job["id"] for job in bench.get("jobs")["jobs"]]
     bench.post("queue/start", {})
     bench.until("done", "two-2")
     assert bench.post("queue/clear", {}) == {"removed": 3}
@@ -201,18 +206,18 @@ def test_a_failed_job_says_why(bench: Bench) -> None:
     assert bench.until("failed", "broken")["error"] == "images: are gone - look for them"
 
 
-@pytest.mark.parametrize("path", ["jobs/77", "jobs/77/remove", "jobs/77/fly"])
+@pytest.mark.parametrize("path", ["jobs/77", "jobs/77/move", "jobs/77/fly"])
 def test_unknown_jobs_and_actions(bench: Bench, path: str) -> None:
     body = None if path == "jobs/77" else {}
     send = bench.client.get if body is None else bench.client.post
     more = {} if body is None else {"json": body}
-    answer = send(f"/trainyard/{path}", headers=HEADERS, **more)
+    answer = send(f"/trainyard/v1/{path}", headers=HEADERS, **more)
     assert answer.status_code == 422
     assert answer.json()["problems"]
 
 
 def test_another_site_cannot_post(bench: Bench) -> None:
-    answer = bench.client.post("/trainyard/jobs", json={"settings": bench.settings()})
+    answer = bench.client.post("/trainyard/v1/jobs", json={"settings": bench.settings()})
     assert answer.status_code == 403
     assert bench.get("status")["jobs"] == []
 
@@ -229,7 +234,7 @@ def test_the_plan_and_the_pictures(bench: Bench) -> None:
     assert data["frames"] == [{"height": 64, "width": 64, "samples": 3}]
     assert data["pictures"][0]["caption"] == "ohwx, a red square"
     number = data["pictures"][0]["thumbnail"]
-    small = bench.client.get(f"/trainyard/thumbnails/{number}")
+    small = bench.client.get(f"/trainyard/v1/thumbnails/{number}")
     assert small.headers["content-type"] == "image/jpeg"
     assert small.content.startswith(b"\xff\xd8\xff")
 
@@ -242,9 +247,9 @@ def test_pictures_are_shown_while_something_else_is_missing(bench: Bench) -> Non
 
 
 def test_no_file_can_be_asked_for_that_no_form_named(bench: Bench) -> None:
-    assert bench.client.get("/trainyard/thumbnails/1").status_code == 422
-    assert bench.client.get("/trainyard/runs/csv?name=../jobs").status_code == 422
-    assert bench.client.get("/trainyard/runs/csv?name=nothing").status_code == 422
+    assert bench.client.get("/trainyard/v1/thumbnails/1").status_code == 422
+    assert bench.client.get("/trainyard/v1/runs/csv?name=../jobs").status_code == 422
+    assert bench.client.get("/trainyard/v1/runs/csv?name=nothing").status_code == 422
 
 
 def test_presets(bench: Bench) -> None:
@@ -286,9 +291,34 @@ def test_runs_as_curve_csv_and_picture(bench: Bench) -> None:
     assert [run["name"] for run in bench.get("runs")["runs"]] == ["hat"]
     curve = bench.get("runs/curve?name=hat")["curve"]
     assert [(point[0], point[1]) for point in curve][:2] == [(1, 0.5), (2, 0.25)]
-    text = bench.client.get("/trainyard/runs/csv?name=hat")
+    text = bench.client.get("/trainyard/v1/runs/csv?name=hat")
     assert text.text.startswith("step,loss,")
     assert "hat.csv" in text.headers["content-disposition"]
     pytest.importorskip("matplotlib")
-    drawn = bench.client.get("/trainyard/runs/plot?name=hat")
+    drawn = bench.client.get("/trainyard/v1/runs/plot?name=hat")
     assert drawn.content.startswith(b"\x89PNG")
+
+
+def test_the_servers_documentation_lists_every_route(bench: Bench) -> None:
+    paths = bench.client.get("/openapi.json").json()["paths"]
+    add = paths["/trainyard/v1/jobs"]["post"]
+    assert add["tags"] == ["Trainyard"]
+    body = add["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert {name: one["type"] for name, one in body.items()} == {
+        "settings": "object",
+        "start": "boolean",
+    }
+    (header,) = (one for one in add["parameters"] if one["in"] == "header")
+    assert (header["name"], header["required"]) == ("x-trainyard", True)
+    job = paths["/trainyard/v1/jobs/{job_id}"]
+    assert set(job) == {"get", "patch", "delete"}
+    assert [(one["name"], one["in"]) for one in job["get"]["parameters"]] == [("job_id", "path")]
+    wanted = ("schema", "check", "status", "log", "runs/samples", "presets", "presets/save")
+    assert all(f"/trainyard/v1/{path}" in paths for path in wanted)
+
+
+def test_the_schema_and_the_log(bench: Bench) -> None:
+    names = [one["name"] for one in bench.get("schema")["parameters"]]
+    assert {"checkpoint", "rank", "steps"} <= set(names)
+    bench.yard.live.note("hello")
+    assert bench.get("log")["log"][-1].endswith("hello")

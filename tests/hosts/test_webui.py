@@ -105,13 +105,13 @@ class RealWebui:
 
     def train(self, **settings: object) -> int:
         """Starts a job and returns its number."""
-        answer = self.ask("trainyard/jobs", {"settings": settings, "start": True})
+        answer = self.ask("trainyard/v1/jobs", {"settings": settings, "start": True})
         return int(answer["job"]["id"])
 
     def until_step(self, job: int, step: int) -> None:
         end = time.monotonic() + JOB_S
         while time.monotonic() < end:
-            now = self.ask("trainyard/status")["job"]
+            now = self.ask("trainyard/v1/status")["job"]
             if now and now["id"] == job and now["phase"] == "Training" and now["done"] >= step:
                 return
             time.sleep(0.1)
@@ -121,7 +121,7 @@ class RealWebui:
         """The job when it has ended."""
         end = time.monotonic() + JOB_S
         while time.monotonic() < end:
-            found: dict[str, Any] = self.ask(f"trainyard/jobs/{job}")
+            found: dict[str, Any] = self.ask(f"trainyard/v1/jobs/{job}")
             if found["state"] not in ("queued", "running", "paused"):
                 return found
             time.sleep(0.2)
@@ -196,7 +196,7 @@ def test_pictures_and_training_do_not_disturb_each_other(webui, settings) -> Non
     webui.until_step(job, 2)
     assert webui.picture() == plain
     assert webui.picture("a circle <lora:alone:1>") == changed
-    assert webui.ask("trainyard/status")["running"], "the pictures came in the middle"
+    assert webui.ask("trainyard/v1/status")["running"], "the pictures came in the middle"
     assert webui.result(job)["state"] == "done"
     assert same(webui.tensors("interrupted"), webui.tensors("alone"))
 
@@ -215,7 +215,7 @@ def test_a_stop_leaves_the_model_as_it_was(webui, settings, save) -> None:
     before = webui.ask("probe")
     job = webui.train(**settings, name=f"stopped-{save}")
     webui.until_step(job, 2)
-    webui.ask(f"trainyard/jobs/{job}/stop", {"save": save})
+    webui.ask(f"trainyard/v1/jobs/{job}/stop", {"save": save})
     assert webui.result(job)["state"] == ("done" if save else "cancelled")
     assert (webui.loras / f"stopped-{save}.safetensors").exists() is save
     assert webui.ask("probe") == before
@@ -227,9 +227,9 @@ def test_a_killed_webui_goes_on_with_the_job(webui, settings) -> None:
     webui.kill()
     assert not (webui.loras / "killed.safetensors").exists()
     webui.start()
-    assert webui.ask(f"trainyard/jobs/{job}")["state"] == "interrupted"
-    webui.ask(f"trainyard/jobs/{job}/requeue", {"resume": True})
-    webui.ask("trainyard/queue/start", {})
+    assert webui.ask(f"trainyard/v1/jobs/{job}")["state"] == "interrupted"
+    webui.ask(f"trainyard/v1/jobs/{job}/requeue", {"resume": True})
+    webui.ask("trainyard/v1/queue/start", {})
     done = webui.result(job)
     assert (done["state"], done["error"]) == ("done", "")
     assert same(webui.tensors("killed"), webui.tensors("alone"))

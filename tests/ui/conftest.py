@@ -135,7 +135,7 @@ def serve(tiny_checkpoint: Path) -> Iterator[Callable[[Path, int], subprocess.Po
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
         process = subprocess.Popen(command, cwd=ROOT, env=environment)
         running.append(process)
-        _wait_for(f"http://127.0.0.1:{port}/trainyard/presets", process)
+        _wait_for(f"http://127.0.0.1:{port}/trainyard/v1/presets", process)
         return process
 
     yield start

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from .form_routes import add_form_routes
-from .routes import add_job_routes
+from .routes import Routes, add_job_routes
 from .run_routes import add_run_routes
 from .yard import Yard
 
@@ -21,6 +21,7 @@ def add_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None:
         yard: what the routes act on.
         guards: fastapi dependencies (`Depends(...)`) that let a request through or raise.
     """
-    add_job_routes(app, yard, guards)
-    add_form_routes(app, yard, guards)
-    add_run_routes(app, yard, guards)
+    routes = Routes(app, guards)
+    add_job_routes(routes, yard)
+    add_form_routes(routes, yard)
+    add_run_routes(routes, yard)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 
 from ..errors import BadInput, Problem
 from ..settings.files import parse_object
@@ -14,7 +11,8 @@ from ..settings.schema import check as check_part
 from ..settings.traintrain import import_traintrain, is_traintrain
 from . import form
 from .answers import problems_json
-from .routes import Body, add, body_of, in_thread
+from .described import SETTINGS
+from .routes import Body, Routes, body_of, in_thread
 from .thumbnails import Thumbnails
 from .yard import Yard
 
@@ -22,8 +20,8 @@ SETTINGS_KEY = "trainyard_settings"
 """As `networks.metadata` names it; importing that would import torch."""
 
 
-def add_form_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None:
-    """Adds the routes of form and presets; arguments as `add_job_routes`."""
+def add_form_routes(routes: Routes, yard: Yard) -> None:
+    """Adds the routes of form and presets, which act on `yard`."""
     thumbnails = Thumbnails()
 
     async def check(request: Request) -> object:
@@ -76,17 +74,27 @@ def add_form_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> Non
         del request
         return {"choices": yard.choices(), "loaded": yard.host.loaded_checkpoint()}
 
-    add(app, "GET", "choices", choices, guards)
-    add(app, "POST", "check", check, guards)
-    add(app, "POST", "plan", plan, guards)
-    add(app, "POST", "measure", measure, guards)
-    add(app, "GET", "thumbnails/{number:int}", thumbnail, guards)
-    add(app, "GET", "presets", list_presets, guards)
-    add(app, "POST", "presets/load", load_preset, guards)
-    add(app, "POST", "presets/save", save_preset, guards)
-    add(app, "POST", "presets/rename", rename_preset, guards)
-    add(app, "POST", "presets/delete", delete_preset, guards)
-    add(app, "POST", "presets/import", import_preset, guards)
+    settings, name = {"settings": SETTINGS}, {"name": "of a preset"}
+    saved = {**name, **settings, "overwrite": "yes or no: replace one of that name"}
+    renamed = {"old": "a preset's name", "new": "its new name"}
+    foreign = {"settings": "the JSON of a preset, of a job, or {metadata} of a LoRA made here"}
+    routes.add("GET", "choices", choices, "Checkpoints, VAEs and LoRAs to choose from")
+    routes.add("POST", "check", check, "What is wrong with settings by themselves", body=settings)
+    routes.add("POST", "plan", plan, "What a job would do, or why it cannot", body=settings)
+    routes.add("POST", "measure", measure, "Measure the time and memory of a step", body=settings)
+    routes.add(
+        "GET",
+        "thumbnails/{number:int}",
+        thumbnail,
+        "A small picture of one that a plan named",
+        answer="image/jpeg",
+    )
+    routes.add("GET", "presets", list_presets, "Every preset's name")
+    routes.add("POST", "presets/load", load_preset, "A preset's values", body=name)
+    routes.add("POST", "presets/save", save_preset, "Save a preset", body=saved)
+    routes.add("POST", "presets/rename", rename_preset, "Rename an own preset", body=renamed)
+    routes.add("POST", "presets/delete", delete_preset, "Delete an own preset", body=name)
+    routes.add("POST", "presets/import", import_preset, "Read foreign settings", body=foreign)
 
 
 def imported(raw: Body) -> dict[str, object]:

@@ -13,8 +13,9 @@ from fastapi.responses import JSONResponse
 
 from ..errors import BadInput, Problem, TrainyardError
 from ..jobs.job import PENDING
-from ..settings.schema import parse
+from ..settings.schema import listing, parse
 from .answers import job_json, problems_json, status
+from .described import SETTINGS, TAG, Words, described
 from .yard import Yard
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,8 @@ Answer = TypeVar("Answer")
 Handler = Callable[[Request], Awaitable[Any]]
 Body = Mapping[str, Any]
 
-PREFIX = "/trainyard"
+PREFIX = "/trainyard/v1"
+"""The number rises when a route changes its meaning, so that other programs can rely on it."""
 HEADER = "x-trainyard"
 """A header that no other site can make a browser send along."""
 
@@ -36,12 +38,54 @@ async def in_thread(work: Callable[[], Answer]) -> Answer:
     return await asyncio.get_running_loop().run_in_executor(THREADS, work)
 
 
-def add(app: FastAPI, method: str, path: str, handler: Handler, guards: Sequence[Any] = ()) -> None:
-    """Adds a route that answers with JSON, or with what the handler made ready itself.
+class Routes:
+    """Adds routes to a server, each with its place in the server's documentation."""
 
-    A `TrainyardError` becomes an answer with its problems; a request that changes something must
-    carry the header.
-    """
+    def __init__(self, app: FastAPI, guards: Sequence[Any] = ()) -> None:
+        """Adds nothing yet.
+
+        Args:
+            app: the server, webui's or own.
+            guards: fastapi dependencies that let a request through or raise.
+        """
+        self._app = app
+        self._guards = list(guards)
+
+    def add(
+        self,
+        method: str,
+        path: str,
+        handler: Handler,
+        title: str,
+        *,
+        query: Words | None = None,
+        body: Words | None = None,
+        answer: str = "application/json",
+    ) -> None:
+        """Adds a route that answers with JSON, or with what the handler made ready itself.
+
+        A `TrainyardError` becomes an answer with its problems; a request that changes something
+        must carry the header.
+
+        Args:
+            title: what it does, in a few words.
+            query, body, answer: as in `described`.
+        """
+        self._app.add_api_route(
+            f"{PREFIX}/{path}",
+            _answering(method, path, handler),
+            methods=[method],
+            dependencies=self._guards,
+            summary=title,
+            tags=[TAG],
+            response_model=None,
+            openapi_extra=described(method, path, HEADER, query=query, body=body, answer=answer),
+        )
+
+
+def _answering(
+    method: str, path: str, handler: Handler
+) -> Callable[[Request], Awaitable[Response]]:
 
     async def answer(request: Request) -> Response:
         if method != "GET" and HEADER not in request.headers:
@@ -57,13 +101,7 @@ def add(app: FastAPI, method: str, path: str, handler: Handler, guards: Sequence
             return JSONResponse({"error": f"{type(error).__name__}: {error}"}, 500)
         return made if isinstance(made, Response) else JSONResponse(made)
 
-    app.add_api_route(
-        f"{PREFIX}/{path}",
-        answer,
-        methods=[method],
-        dependencies=list(guards),
-        include_in_schema=False,
-    )
+    return answer
 
 
 async def body_of(request: Request) -> Body:
@@ -81,19 +119,25 @@ async def body_of(request: Request) -> Body:
     return body
 
 
-def add_job_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None:
-    """Adds the routes of the queue.
-
-    Args:
-        app: the server, webui's or own.
-        yard: what they act on.
-        guards: fastapi dependencies that let a request through or raise.
-    """
+def add_job_routes(routes: Routes, yard: Yard) -> None:
+    """Adds the routes of the queue, which act on `yard`."""
 
     async def read_status(request: Request) -> object:
         asked = request.query_params
         job_id, since = _whole(asked.get("job")), _whole(asked.get("since"))
         return await in_thread(lambda: status(yard, job_id, since or 0))
+
+    async def read_log(request: Request) -> object:
+        del request
+        return {"log": yard.live.lines()}
+
+    async def read_schema(request: Request) -> object:
+        del request
+        return {"parameters": listing()}
+
+    async def list_jobs(request: Request) -> object:
+        del request
+        return {"jobs": [job_json(job) for job in await in_thread(yard.store.jobs)]}
 
     async def read_job(request: Request) -> object:
         return job_json(yard.store.get(_job_id(request)), settings=True)
@@ -105,6 +149,14 @@ def add_job_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None
         if body.get("start"):
             yard.worker.start()
         return {"job": job_json(job)}
+
+    async def change_job(request: Request) -> object:
+        settings = parse((await body_of(request)).get("settings") or {}).as_dict()
+        return {"job": job_json(yard.store.edit(_job_id(request), settings))}
+
+    async def delete_job(request: Request) -> object:
+        yard.store.remove(_job_id(request))
+        return {}
 
     async def act(request: Request) -> object:
         action = ACTIONS.get(request.path_params["action"])
@@ -122,12 +174,26 @@ def add_job_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None
         del request
         return {"removed": yard.store.clear()}
 
-    add(app, "GET", "status", read_status, guards)
-    add(app, "GET", "jobs/{job_id:int}", read_job, guards)
-    add(app, "POST", "jobs", add_job, guards)
-    add(app, "POST", "jobs/{job_id:int}/{action}", act, guards)
-    add(app, "POST", "queue/start", start, guards)
-    add(app, "POST", "queue/clear", clear, guards)
+    asked = {"job": "the job whose curve is known", "since": "the last step that is known of it"}
+    changed = {"settings": SETTINGS}
+    started = {**changed, "start": "yes or no: begin to work on the queue"}
+    acted = {
+        "save": "yes or no, with stop and skip: keep what was learned",
+        "place": "a number, with move: 0 runs next",
+        "resume": "yes or no, with requeue: go on from the last saved state",
+    }
+    actions = f"Do something with a job: {', '.join(ACTIONS)}"
+    routes.add("GET", "status", read_status, "Queue, progress, newest loss values", query=asked)
+    routes.add("GET", "log", read_log, "The newest lines of the log")
+    routes.add("GET", "schema", read_schema, "Every parameter of a training")
+    routes.add("GET", "jobs", list_jobs, "Every job, in the order in which they run")
+    routes.add("POST", "jobs", add_job, "Create a job", body=started)
+    routes.add("GET", "jobs/{job_id:int}", read_job, "A job with its settings")
+    routes.add("PATCH", "jobs/{job_id:int}", change_job, "Change a waiting job", body=changed)
+    routes.add("DELETE", "jobs/{job_id:int}", delete_job, "Forget a job; its files stay")
+    routes.add("POST", "jobs/{job_id:int}/{action}", act, actions, body=acted)
+    routes.add("POST", "queue/start", start, "Begin to work on the queue")
+    routes.add("POST", "queue/clear", clear, "Forget every job that has ended")
 
 
 Action = Callable[[Yard, int, Body], object]
@@ -141,17 +207,6 @@ def _stop(yard: Yard, job_id: int, body: Body) -> object:
 
 def _move(yard: Yard, job_id: int, body: Body) -> object:
     yard.store.move(job_id, _whole(body.get("place")) or 0)
-    return True
-
-
-def _remove(yard: Yard, job_id: int, body: Body) -> object:
-    del body
-    yard.store.remove(job_id)
-    return True
-
-
-def _edit(yard: Yard, job_id: int, body: Body) -> object:
-    yard.store.edit(job_id, parse(body.get("settings") or {}).as_dict())
     return True
 
 
@@ -171,10 +226,8 @@ ACTIONS: Mapping[str, Action] = {
     "resume": lambda yard, job_id, body: yard.worker.resume(job_id),
     "stop": _stop,
     "skip": lambda yard, job_id, body: yard.worker.skip(job_id, save=_save(body)),
-    "edit": _edit,
     "duplicate": lambda yard, job_id, body: job_json(yard.store.duplicate(job_id)),
     "move": _move,
-    "remove": _remove,
     "requeue": _requeue,
 }
 

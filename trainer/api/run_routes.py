@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 
 from ..errors import BadInput, Problem
 from . import runs
 from .answers import finite
-from .routes import add, body_of, in_thread
+from .routes import Routes, body_of, in_thread
 from .yard import Yard
 
 HERE = ("127.0.0.1", "::1", "localhost")
@@ -21,8 +19,8 @@ HERE = ("127.0.0.1", "::1", "localhost")
 OPENERS = {"win32": "explorer", "darwin": "open"}
 
 
-def add_run_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None:
-    """Adds the routes of the history; arguments as `add_job_routes`."""
+def add_run_routes(routes: Routes, yard: Yard) -> None:
+    """Adds the routes of the history, which act on `yard`."""
 
     async def list_runs(request: Request) -> object:
         del request
@@ -79,13 +77,17 @@ def add_run_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None
         client = request.client.host if request.client else ""
         return {"folder": str(folder), "opened": client in HERE and _open(folder)}
 
-    add(app, "GET", "runs", list_runs, guards)
-    add(app, "GET", "runs/curve", read_curve, guards)
-    add(app, "GET", "runs/csv", read_csv, guards)
-    add(app, "GET", "runs/plot", read_plot, guards)
-    add(app, "GET", "runs/samples", list_samples, guards)
-    add(app, "GET", "runs/sample", read_sample, guards)
-    add(app, "POST", "open-folder", open_folder, guards)
+    name = {"name": "of a run"}
+    file = {**name, "file": "of a picture, as runs/samples lists them"}
+    job = {"job": "a number: the job whose results are looked for"}
+    png = "image/png"
+    routes.add("GET", "runs", list_runs, "Every run that left a log")
+    routes.add("GET", "runs/curve", read_curve, "Step, loss, smoothed loss, rate", query=name)
+    routes.add("GET", "runs/csv", read_csv, "A run's log", query=name, answer="text/csv")
+    routes.add("GET", "runs/plot", read_plot, "Curves as a picture", query=name, answer=png)
+    routes.add("GET", "runs/samples", list_samples, "Pictures drawn during a run", query=name)
+    routes.add("GET", "runs/sample", read_sample, "One of them", query=file, answer=png)
+    routes.add("POST", "open-folder", open_folder, "Show where results lie", body=job)
 
 
 def _download(content: bytes, kind: str, name: str) -> Response:
