@@ -103,8 +103,8 @@ def out_of_memory(settings: JobSettings, error: BaseException) -> str:
         advice.append(
             f"lower batch_size from {batch_size} and raise gradient_accumulation_steps instead"
         )
-    if values.get("base_precision") == "fp32":
-        advice.append("set base_precision to bf16, fp16 or model")
+    if values.get("base_precision") in ("auto", "fp32"):
+        advice.append("set base_precision to bf16 or fp16, unless the model is in one already")
     if "image_size_px" in values:
         advice.append("lower image_size_px")
     advice.append("lower rank, or train fewer blocks")

@@ -77,7 +77,7 @@ def test_a_file_that_is_no_vae_is_named(host, tmp_path):
     [
         ("fp32", "fp32", torch.float32, torch.float32),
         ("bf16", "fp32", torch.bfloat16, torch.float32),
-        ("model", "bf16", torch.float32, torch.bfloat16),
+        ("auto", "bf16", torch.float32, torch.bfloat16),
     ],
 )
 def test_precisions_are_independent(host, base, vae, unet_dtype, vae_dtype):

@@ -18,9 +18,9 @@ from ..diffusion.schedule import PredictionType
 from ..errors import BadInput, Problem, TrainyardError
 from ..models.checkpoint import read_tensors
 from ..models.detect import Detection, detect
-from ..models.families import Family
-from ..models.ldm_names import UNET_PREFIX, VAE_PREFIX
-from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model
+from ..models.families import CONV_IN, Family
+from ..models.ldm_names import VAE_PREFIX
+from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model, compute_dtype
 from ..settings.groups import ModelSettings
 from .gate import Gate, Manners
 
@@ -157,7 +157,8 @@ class Loan:
         found = detect(tensors)
         family = _trainable(self._info, found)
         self._sources = _addresses(tensors)
-        dtype = self._dtype(tensors)
+        stored = tensors[CONV_IN].dtype
+        dtype = compute_dtype(settings.base_precision, stored, devices.device)
         prediction_type = self._prediction_type()
         zero_snr = getattr(shared.opts, "sd_noise_schedule", "Default") == ZERO_SNR
         own_vae = sd_vae.get_base_vae(live) if self._vae is None else self._vae
@@ -178,16 +179,6 @@ class Loan:
                 self._vae_name,
             ),
         )
-
-    def _dtype(self, tensors: Tensors) -> torch.dtype:
-        """What UNet and text encoder compute in; "model" is what the webui keeps them in."""
-        if self._settings.base_precision != "model":
-            return DTYPES[self._settings.base_precision]
-        stored = tensors[UNET_PREFIX + "input_blocks.0.0.weight"]
-        if _is_8_bit(stored):
-            stored = stored.new_empty(0, dtype=torch.float16)
-        on_cpu = devices.device.type == "cpu"
-        return torch.float32 if on_cpu and stored.dtype is torch.float16 else stored.dtype
 
     def _prediction_type(self) -> PredictionType:
         if self._settings.prediction_type == "epsilon":

@@ -14,9 +14,9 @@ from ..diffusion.schedule import PredictionType
 from ..errors import BadInput, Problem
 from ..models.checkpoint import EXTENSIONS, legacy_hash, read_tensors, sha256
 from ..models.detect import detect
-from ..models.families import Family
+from ..models.families import CONV_IN
 from ..models.ldm_names import VAE_PREFIX
-from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model
+from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model, compute_dtype
 from ..settings.groups import ModelSettings
 
 log = logging.getLogger(__name__)
@@ -88,9 +88,9 @@ class StandaloneHost:
         if found.family is None:
             raise _refused(settings.checkpoint, found.title, found.reason)
         vae = self._read_vae(settings.vae) if settings.vae else tensors
-        model_dtype = self._dtype(settings, tensors, found.family)
+        dtype = compute_dtype(settings.base_precision, tensors[CONV_IN].dtype, self.device)
         yield assemble_model(
-            self._placed(_without_vae(tensors), model_dtype),
+            self._placed(_without_vae(tensors), dtype),
             found.family,
             device=self.device,
             clip_skip=settings.clip_skip,
@@ -131,15 +131,6 @@ class StandaloneHost:
                 [Problem("vae", f"{name} holds no VAE but {detect(tensors).title}", "choose a VAE")]
             )
         return tensors
-
-    def _dtype(self, settings: ModelSettings, tensors: Tensors, family: Family) -> torch.dtype:
-        if settings.base_precision != "model":
-            return DTYPES[settings.base_precision]
-        dtype = next(t.dtype for name, t in tensors.items() if name.startswith("model."))
-        if self.device.type == "cpu" and dtype is torch.float16:
-            log.info("%s is stored in fp16; a CPU computes it in fp32", family.title)
-            return torch.float32
-        return dtype
 
     def _placed(self, tensors: Tensors, dtype: torch.dtype) -> Tensors:
         """The floating-point tensors on the device in `dtype`; not copied when they are already."""

@@ -19,6 +19,26 @@ from .tokenizer import clip_tokenizer
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def compute_dtype(precision: str, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """What UNet and text encoder calculate in.
+
+    "auto" is the precision of the weights where the device is at its best in it, so that they are
+    shared and not copied; weights of 8 bits are computed in float16.
+
+    Args:
+        precision: a name from `DTYPES`, or "auto".
+        stored: the precision of the weights as they are.
+    """
+    if precision != "auto":
+        return DTYPES[precision]
+    if device.type != "cuda":  # CPUs emulate the half precisions; others lack parts of autocast
+        return torch.float32
+    if torch.empty(0, dtype=stored).element_size() == 1:
+        return torch.float16
+    emulated = stored is torch.bfloat16 and torch.cuda.get_device_capability(device) < (8, 0)
+    return torch.float32 if emulated else stored
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a model came from, for the metadata of what is trained on it."""

@@ -36,11 +36,12 @@ class ModelSettings:
         title="CLIP skip",
     )
     base_precision: str = parameter(
-        "fp32",
-        choices=("model", "fp32", "bf16", "fp16"),
-        help="Precision in which the frozen model computes. fp32 is exact and works everywhere;"
-        " bf16 (RTX 30 and newer) and fp16 halve the memory and are faster on a GPU. model: the"
-        " precision in which the checkpoint's weights are stored.",
+        "auto",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        help="Precision in which the frozen model computes; what is trained is always kept in its"
+        " own. auto: on an NVIDIA or AMD GPU the precision in which the weights lie there already,"
+        " so that nothing is copied, elsewhere fp32. fp32 is exact; bf16 (RTX 30 and newer) and"
+        " fp16 halve the memory and are faster on a GPU.",
         aliases=("train_model_precision", "mixed_precision"),
     )
     vae_precision: str = parameter(
