@@ -12,9 +12,10 @@ import torch
 from ..control import Control
 from ..diffusion.schedule import PredictionType
 from ..errors import BadInput, Problem
-from ..models.checkpoint import EXTENSIONS, legacy_hash, read_tensors, sha256
+from ..models.checkpoint import EXTENSIONS, legacy_hash, read_tensors
 from ..models.detect import detect
 from ..models.families import CONV_IN
+from ..models.hashes import HashCache
 from ..models.ldm_names import VAE_PREFIX
 from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model, compute_dtype
 from ..settings.groups import ModelSettings
@@ -22,6 +23,8 @@ from ..settings.groups import ModelSettings
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, torch.Tensor]
+HASHES = "hashes.json"
+"""Beside the logs: the checkpoints' digests, which take a while to compute."""
 
 
 class StandaloneHost:
@@ -96,7 +99,12 @@ class StandaloneHost:
             clip_skip=settings.clip_skip,
             prediction_type=prediction_type(settings, tensors),
             vae_tensors=self._placed(_vae_part(vae), DTYPES[settings.vae_precision]),
-            origin=Origin(path.name, sha256(path), legacy_hash(path), Path(settings.vae).name),
+            origin=Origin(
+                path.name,
+                HashCache(self.log_dir / HASHES).sha256(path),
+                legacy_hash(path),
+                Path(settings.vae).name,
+            ),
         )
 
     def _find(self, where: str, name: str) -> Path:
