@@ -269,7 +269,7 @@ def test_results_stay_in_the_lora_folder(name: str) -> None:
 
 
 def test_the_exact_weight_beside_an_8_bit_one_is_taken(webui: Webui) -> None:
-    from trainer.hosts.a1111_loan import live_tensors
+    from trainer.hosts.a1111_lender import live_tensors
 
     layer = webui.model.get_submodule("model.diffusion_model.input_blocks.0.0")
     exact = layer.weight.detach().half()

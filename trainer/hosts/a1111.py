@@ -24,6 +24,7 @@ from .gate import INTERLEAVE, Manners
 
 if TYPE_CHECKING:
     from ..models.model import DiffusionModel
+    from .loan import Lender
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class WebuiHost:
 
     def vaes(self) -> list[str]:
         """See `Host.vaes`."""
-        return list(sd_vae.vae_dict)
+        return list(vae_files())
 
     def loras(self) -> list[str]:
         """See `Host.loras`."""
@@ -65,25 +66,26 @@ class WebuiHost:
     def loaded_checkpoint(self) -> str:
         """See `Host.loaded_checkpoint`."""
         live = sd_models.model_data.sd_model
-        if live is not None:
+        if hasattr(live, "sd_checkpoint_info"):  # Forge begins with a placeholder without it
             return str(live.sd_checkpoint_info.name)
         chosen = sd_models.checkpoint_aliases.get(shared.opts.sd_model_checkpoint)
         return "" if chosen is None else str(chosen.name)
 
     def check_model(self, settings: ModelSettings) -> str:
         """See `Host.check_model`."""
-        from .a1111_loan import inspect
+        from .loan import inspect
 
-        return inspect(find_checkpoint(settings.checkpoint), find_vae(settings.vae))
+        return inspect(lender(), find_checkpoint(settings.checkpoint), find_vae(settings.vae))
 
     @contextmanager
     def borrow(
         self, settings: ModelSettings, control: Control | None = None
     ) -> Iterator[DiffusionModel]:
         """See `Host.borrow`; the webui's queue lock is held except where `control` gives way."""
-        from .a1111_loan import Loan
+        from .loan import Loan
 
         loan = Loan(
+            lender(),
             settings,
             find_checkpoint(settings.checkpoint),
             find_vae(settings.vae),
@@ -99,8 +101,17 @@ class WebuiHost:
         networks: Any = sys.modules.get("networks")
         if hasattr(networks, "list_available_networks"):
             networks.list_available_networks()
+            if hasattr(networks, "load_lora_state_dict"):  # Forge keeps files by their names
+                networks.load_lora_state_dict.cache_clear()
         else:
             log.info("%s is saved; the webui's Lora extension is off", path)
+
+
+def lender() -> Lender:
+    """The webui as a lender."""
+    from .a1111_lender import WebuiLender
+
+    return WebuiLender()
 
 
 def lora_dir() -> Path:
@@ -139,6 +150,12 @@ def find_checkpoint(name: str) -> Any:
     raise BadInput([Problem("checkpoint", f"the webui has no checkpoint {name!r}", cure)])
 
 
+def vae_files() -> dict[str, str]:
+    """Name -> path of every VAE file; Forge lists them with its other additional modules."""
+    forge = sys.modules.get("modules_forge.main_entry")
+    return {**getattr(forge, "module_list", {}), **sd_vae.vae_dict}
+
+
 def find_vae(name: str) -> Path | None:
     """A VAE file by the webui's name for it or by path; None for an empty name.
 
@@ -147,10 +164,11 @@ def find_vae(name: str) -> Path | None:
     """
     if not name:
         return None
-    path = Path(sd_vae.vae_dict.get(name, name))
+    known_files = vae_files()
+    path = Path(known_files.get(name, name))
     if path.is_file():
         return path
-    known = ", ".join(list(sd_vae.vae_dict)[:8]) or "none"
+    known = ", ".join(list(known_files)[:8]) or "none"
     raise BadInput([Problem("vae", f"the webui has no VAE {name!r}", f"known: {known}")])
 
 

@@ -1,17 +1,18 @@
-"""The webui's live model as a `DiffusionModel` over the same tensors, and all traces undone."""
+"""A webui's live model as a `DiffusionModel` over the same tensors, and all traces undone.
+
+What differs from one webui to another stands behind `Lender`.
+"""
 
 from __future__ import annotations
 
 import logging
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from modules import call_queue, devices, lowvram, sd_models, sd_vae, shared
 
 from ..control import Control
 from ..diffusion.schedule import PredictionType
@@ -27,58 +28,89 @@ from .gate import Gate, Manners
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, torch.Tensor]
-ZERO_SNR = "Zero Terminal SNR"
-"""The webui's setting "Noise schedule for sampling" for models that were trained so."""
-_WRAPPER = ".wrapped"
-"""The webui puts its own modules around the text encoder and its token table."""
 
 
-_PATCHED = (
-    torch.nn.Linear,
-    torch.nn.Conv2d,
-    torch.nn.GroupNorm,
-    torch.nn.LayerNorm,
-    torch.nn.MultiheadAttention,
-)
-"""What the webui works LoRAs into."""
+class Lender(Protocol):
+    """A webui with a model that it can lend; all is called with its queue lock held.
+
+    `live` is the webui's object for the model that it has loaded, `info` its entry for a
+    checkpoint file, `applied` what it needs to know to put LoRAs back.
+    """
+
+    @property
+    def lock(self) -> Any:
+        """What a picture waits for: `acquire(blocking)`, `release()`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the webui computes."""
+
+    def load(self, info: Any) -> None:
+        """Makes a checkpoint the live one, as the webui's menu does; at once when it is already.
+
+        Raises:
+            TrainyardError: it cannot be loaded.
+        """
+
+    def live(self) -> Any:
+        """The live model; None when there is none."""
+
+    def chosen(self) -> Any:
+        """The entry of the checkpoint that the user has chosen; None when it is unknown."""
+
+    def detection(self, live: Any) -> Detection:
+        """What the model is."""
+
+    def tensors(self, live: Any) -> Tensors:
+        """The model's tensors themselves, under the names of a checkpoint file, VAE included.
+
+        Text encoders may have transformers' names below their place in the file.
+
+        Raises:
+            BadInput: they are stored in a way that cannot be trained on.
+        """
+
+    def own_vae(self, live: Any) -> Tensors | None:
+        """The checkpoint's VAE where the webui has put another in its place, else None."""
+
+    def velocity(self, live: Any) -> bool:
+        """Whether the model predicts the velocity."""
+
+    def zero_snr(self, live: Any) -> bool:
+        """Whether the webui samples the model from pure noise."""
+
+    def take_networks_off(self, live: Any) -> Any:
+        """Takes the LoRAs of the last picture out of the weights; returns `applied`."""
+
+    def list_networks(self, applied: Any) -> None:
+        """Says that these LoRAs are in no weight now, but were those of the last picture."""
+
+    def put_networks_back(self, live: Any, applied: Any) -> None:
+        """Leaves the weights as the last picture left them, or as the next one will take them."""
+
+    def free_memory(self) -> None:
+        """Gives memory back that nothing holds."""
 
 
 class LoanLost(TrainyardError):
     """The webui's model cannot be had back."""
 
 
-def inspect(info: Any, vae: Path | None) -> str:
+def inspect(lender: Lender, info: Any, vae: Path | None) -> str:
     """What a checkpoint is, in words; looks at the live model where it is that one.
 
     Raises:
         BadInput: it cannot be trained on, or the VAE file holds no VAE.
     """
-    live = sd_models.model_data.sd_model
+    live = lender.live()
     if live is not None and live.sd_checkpoint_info.filename == info.filename:
-        found = detect(live_tensors(live))
+        found = lender.detection(live)
     else:
         found = detect(read_tensors(Path(info.filename), "checkpoint"))
     _trainable(info, found)
     if vae is not None:
-        _read_vae(vae)
+        read_vae(vae)
     return found.title
-
-
-def live_tensors(sd_model: torch.nn.Module) -> Tensors:
-    """The model's tensors themselves, under the names of a checkpoint file.
-
-    Where a weight is stored in 8 bits and the webui keeps the exact one beside it, that is taken.
-    """
-    tensors: Tensors = {}
-    for name, parameter in sd_model.named_parameters():
-        plain = name.replace(_WRAPPER, "")
-        if not plain.startswith("model_ema."):
-            tensors[plain] = parameter.detach()
-            if _is_8_bit(parameter):
-                owner, _, leaf = name.rpartition(".")
-                exact = getattr(sd_model.get_submodule(owner), f"fp16_{leaf}", None)
-                tensors[plain] = tensors[plain] if exact is None else exact.detach()
-    return tensors
 
 
 class Loan:
@@ -86,6 +118,7 @@ class Loan:
 
     def __init__(
         self,
+        lender: Lender,
         settings: ModelSettings,
         info: Any,
         vae: Path | None,
@@ -97,27 +130,28 @@ class Loan:
         """Touches nothing yet.
 
         Args:
+            lender: the webui.
             info: the webui's entry for the checkpoint.
             vae: a file to take the VAE from; None takes the checkpoint's own.
             stop_at_change: end the job, saving, when the user chooses another checkpoint; else
                 the choice waits for the end of the job.
         """
+        self._lender = lender
         self._settings = settings
         self._info = info
-        self._vae = None if vae is None else _read_vae(vae)
+        self._vae = None if vae is None else read_vae(vae)
         self._vae_name = "" if vae is None else vae.name
         self._control = control
         self._manners = manners
         self._stop_at_change = stop_at_change
         self._gate = Gate(
-            call_queue.queue_lock,
+            lender.lock,
             control,
             self._look_around,
-            on_leave=lambda: list_networks(self._applied),
+            on_leave=lambda: lender.list_networks(self._applied),
             on_return=self._take_back,
         )
-        self._lender: Any = None
-        self._applied: list[Any] = []
+        self._applied: Any = None
         self._sources: tuple[int, ...] = ()
         self.model: DiffusionModel
 
@@ -133,11 +167,10 @@ class Loan:
             TrainyardError: the webui cannot load it.
         """
         with self._gate.held(), torch.inference_mode(False), torch.enable_grad():
-            if devices.device.type == "cuda":
-                torch.cuda.set_device(devices.device)
-            _load(self._info)
-            self._lender = sd_models.model_data.sd_model
-            self._applied = take_networks_off(self._lender)
+            lender = self._lender
+            if lender.device.type == "cuda":
+                torch.cuda.set_device(lender.device)
+            self._applied = lender.take_networks_off(self._loaded())
             try:
                 self.model = self._assembled()
                 yield
@@ -146,32 +179,42 @@ class Loan:
                 raise
             finally:
                 self.__dict__.pop("model", None)
-                put_networks_back(sd_models.model_data.sd_model, self._applied)
-                devices.torch_gc()
+                lender.put_networks_back(lender.live(), self._applied)
+                lender.free_memory()
+
+    def _loaded(self) -> Any:
+        """The live model, which is the job's checkpoint.
+
+        Raises:
+            TrainyardError: the webui cannot load it.
+        """
+        self._lender.load(self._info)
+        live = self._lender.live()
+        if live is None or live.sd_checkpoint_info.filename != self._info.filename:
+            raise TrainyardError(f"the webui did not load {self._info.name}; its log says why")
+        return live
 
     def _assembled(self) -> DiffusionModel:
-        live, settings = self._lender, self._settings
-        if lowvram.is_enabled(live):
-            lowvram.send_everything_to_cpu()
-        tensors = live_tensors(live)
-        found = detect(tensors)
-        family = _trainable(self._info, found)
+        lender, settings = self._lender, self._settings
+        live = lender.live()
+        tensors = lender.tensors(live)
+        family = _trainable(self._info, lender.detection(live))
         self._sources = _addresses(tensors)
         stored = tensors[CONV_IN].dtype
-        dtype = compute_dtype(settings.base_precision, stored, devices.device)
+        dtype = compute_dtype(settings.base_precision, stored, lender.device)
         prediction_type = self._prediction_type()
-        zero_snr = getattr(shared.opts, "sd_noise_schedule", "Default") == ZERO_SNR
-        own_vae = sd_vae.get_base_vae(live) if self._vae is None else self._vae
+        zero_snr = lender.zero_snr(live)
+        own_vae = lender.own_vae(live) if self._vae is None else self._vae
         vae = own_vae or {n: t for n, t in tensors.items() if n.startswith(VAE_PREFIX)}
         others = {n: t for n, t in tensors.items() if not n.startswith(VAE_PREFIX)}
         return assemble_model(
-            _placed(others, dtype),
+            _placed(others, dtype, lender.device),
             family,
-            device=devices.device,
+            device=lender.device,
             clip_skip=settings.clip_skip,
             prediction_type=prediction_type,
             zero_snr=zero_snr and prediction_type == "v_prediction",
-            vae_tensors=_placed(vae, DTYPES[settings.vae_precision]),
+            vae_tensors=_placed(vae, DTYPES[settings.vae_precision], lender.device),
             origin=Origin(
                 Path(self._info.filename).name,
                 self._info.sha256 or "",
@@ -183,13 +226,13 @@ class Loan:
     def _prediction_type(self) -> PredictionType:
         if self._settings.prediction_type == "epsilon":
             return "epsilon"
-        velocity = getattr(self._lender, "parameterization", "eps") == "v"
+        velocity = self._lender.velocity(self._lender.live())
         forced = self._settings.prediction_type == "v_prediction"
         return "v_prediction" if velocity or forced else "epsilon"
 
     def _look_around(self) -> Manners:
         """Called between two steps: the user's manners, and whether a checkpoint was chosen."""
-        chosen = sd_models.checkpoint_aliases.get(shared.opts.sd_model_checkpoint)
+        chosen = self._lender.chosen()
         self._gate.stay = chosen is not None and chosen.filename != self._info.filename
         if self._gate.stay and self._stop_at_change:
             self._control.stop_and_save()
@@ -202,12 +245,11 @@ class Loan:
             LoanLost: the webui cannot load it again.
         """
         try:
-            _load(self._info)
+            live = self._loaded()
         except TrainyardError as error:
             raise LoanLost(f"the checkpoint was changed during the training, and {error}") from None
-        self._lender = sd_models.model_data.sd_model
-        self._applied = take_networks_off(self._lender)
-        if _addresses(live_tensors(self._lender)) == self._sources:
+        self._applied = self._lender.take_networks_off(live)
+        if _addresses(self._lender.tensors(live)) == self._sources:
             return
         log.info("the webui has moved its model; training goes on with where it is now")
         fresh = self._assembled()
@@ -220,73 +262,6 @@ class Loan:
                 mine.data = new.data
 
 
-def take_networks_off(sd_model: torch.nn.Module) -> list[Any]:
-    """Takes the LoRAs of the last picture out of the model's weights, where the webui left them.
-
-    Returns:
-        What `put_networks_back` needs.
-    """
-    networks = _lora_extension()
-    if networks is None:
-        return []
-    applied = list(networks.loaded_networks)
-    networks.loaded_networks.clear()
-    _apply_networks(networks, sd_model)
-    return applied
-
-
-def list_networks(applied: list[Any]) -> None:
-    """Names LoRAs as those of the last picture; the next picture works in what it needs."""
-    networks = _lora_extension()
-    if networks is not None:
-        networks.loaded_networks[:] = applied
-
-
-def put_networks_back(sd_model: torch.nn.Module | None, applied: list[Any]) -> None:
-    """Works the LoRAs into the weights again, unless a file of theirs was written meanwhile.
-
-    The webui would take a LoRA that is in the weights for the one of that name in the folder.
-    """
-    networks = _lora_extension()
-    if networks is None:
-        return
-    list_networks(applied)
-    files = [(Path(one.network_on_disk.filename), one.mtime) for one in applied]
-    unchanged = all(path.is_file() and path.stat().st_mtime <= mtime for path, mtime in files)
-    if sd_model is not None and unchanged:
-        _apply_networks(networks, sd_model)
-
-
-def _apply_networks(networks: Any, sd_model: torch.nn.Module) -> None:
-    """Brings every weight in line with the list of LoRAs, as the next picture would."""
-    with torch.no_grad():
-        for module in sd_model.modules():
-            if hasattr(module, "network_layer_name") and isinstance(module, _PATCHED):
-                networks.network_apply_weights(module)
-
-
-def _lora_extension() -> Any:
-    """The module of the webui's own Lora extension; None when it is switched off."""
-    networks = sys.modules.get("networks")
-    return networks if hasattr(networks, "network_apply_weights") else None
-
-
-def _load(info: Any) -> None:
-    """Makes a checkpoint the live one, as the webui's menu does; at once when it is already.
-
-    Raises:
-        TrainyardError: it cannot be loaded; the webui then goes on with the former one.
-    """
-    try:
-        sd_models.reload_model_weights(info=info)
-    except Exception as error:
-        log.exception("loading %s", info.filename)
-        raise TrainyardError(f"the webui cannot load {info.name}: {error}") from None
-    live = sd_models.model_data.sd_model
-    if live is None or live.sd_checkpoint_info.filename != info.filename:
-        raise TrainyardError(f"the webui did not load {info.name}; its log says why")
-
-
 def _trainable(info: Any, found: Detection) -> Family:
     if found.family is not None:
         return found.family
@@ -294,7 +269,7 @@ def _trainable(info: Any, found: Detection) -> Family:
     raise BadInput([Problem("checkpoint", what, "choose another checkpoint")])
 
 
-def _read_vae(path: Path) -> Tensors:
+def read_vae(path: Path) -> Tensors:
     """The tensors of a VAE file, or of the VAE in a checkpoint, named as in a VAE file."""
     tensors = read_tensors(path, "vae")
     if "encoder.conv_in.weight" in tensors:
@@ -307,10 +282,10 @@ def _read_vae(path: Path) -> Tensors:
     return inside
 
 
-def _placed(tensors: Tensors, dtype: torch.dtype) -> Tensors:
-    """On the webui's device in `dtype`; the tensors themselves where they are that already."""
+def _placed(tensors: Tensors, dtype: torch.dtype, device: torch.device) -> Tensors:
+    """On the device in `dtype`; the tensors themselves where they are that already."""
     return {
-        name: tensor.to(devices.device, dtype)
+        name: tensor.to(device, dtype)
         for name, tensor in tensors.items()
         if tensor.is_floating_point()
     }
@@ -318,7 +293,3 @@ def _placed(tensors: Tensors, dtype: torch.dtype) -> Tensors:
 
 def _addresses(tensors: Tensors) -> tuple[int, ...]:
     return tuple(tensor.data_ptr() for tensor in tensors.values())
-
-
-def _is_8_bit(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.element_size() == 1
