@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from .data.batches import BatchOrder
+from .data.buckets import LATENT_CELL_PX
+from .data.views import Framing
 from .diffusion.timesteps import sample_timesteps
 from .diffusion.trajectory import trajectory
 from .models.model import DiffusionModel
@@ -35,6 +37,10 @@ class Samples:
     """What the trained model is told, one for each."""
     mask: torch.Tensor | None = None
     """[n, 1, h, w], how much each place counts; None: all alike."""
+    framings: tuple[Framing, ...] | None = None
+    """How each was cut from its picture; None: the latents are whole pictures."""
+    weights: torch.Tensor | None = None
+    """float32 [n], how much each sample counts; None: all alike."""
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -48,6 +54,8 @@ class Samples:
             self.labels[chosen],
             tuple(self.prompts[index] for index in indices),
             None if self.mask is None else self.mask[chosen],
+            None if self.framings is None else tuple(self.framings[index] for index in indices),
+            None if self.weights is None else self.weights[chosen],
         )
 
 
@@ -157,6 +165,19 @@ def questions_for(count: int, timesteps: tuple[int, int], steps: int, *, drawn: 
     return max(1, round(count / steps * 1000 / (timesteps[1] - timesteps[0])))
 
 
+def guided(prompt: str, guidance: float) -> Mix:
+    """The sum that draws a prompt's picture with this guidance; the empty prompt has none."""
+    return {prompt: guidance, "": 1 - guidance} if prompt and guidance != 1 else {prompt: 1.0}
+
+
+def held_questions(
+    prompts: Sequence[str], count: int, drawn: Callable[[str], Mix | None]
+) -> list[Question]:
+    """`count` questions, at least one for each prompt, whose answers stay what they are."""
+    asked = [prompts[number % len(prompts)] for number in range(max(count, len(prompts)))]
+    return [Question(prompt, {prompt: 1.0}, drawn(prompt)) for prompt in asked]
+
+
 def _parts(questions: list[Question], size: tuple[int, int]) -> Iterator[list[Question]]:
     most = max(1, CELLS_AT_ONCE // (size[0] * size[1]))
     for first in range(0, len(questions), most):
@@ -171,15 +192,30 @@ def _answered(
 
 
 def joined(parts: Sequence[Samples]) -> Samples:
-    """All samples of equal size as one."""
-    masks = [part.mask for part in parts if part.mask is not None]
+    """All samples of equal size as one; what only some have is filled up for the others."""
+    alike = [torch.ones_like(part.latents[:, :1]) for part in parts]  # [n, 1, h, w]
+    masks = [one if p.mask is None else p.mask for p, one in zip(parts, alike, strict=True)]
+    weights = [
+        one[:, 0, 0, 0] if p.weights is None else p.weights
+        for p, one in zip(parts, alike, strict=True)
+    ]
     return Samples(
         torch.cat([part.latents for part in parts]),
         torch.cat([part.timesteps for part in parts]),
         torch.cat([part.labels for part in parts]),
         tuple(prompt for part in parts for prompt in part.prompts),
-        torch.cat(masks) if masks else None,
+        torch.cat(masks) if any(part.mask is not None for part in parts) else None,
+        tuple(one for part in parts for one in part.framings or _whole(part))
+        if any(part.framings for part in parts)
+        else None,
+        torch.cat(weights) if any(part.weights is not None for part in parts) else None,
     )
+
+
+def _whole(samples: Samples) -> tuple[Framing, ...]:
+    """How pictures are framed that nothing was cut off."""
+    height, width = (cells * LATENT_CELL_PX for cells in samples.latents.shape[2:])
+    return (Framing((height, width), (0, 0), (height, width)),) * len(samples)
 
 
 class PoolBatches(Iterator[Samples]):

@@ -24,8 +24,8 @@ from .events import Notice, PhaseProgress, PhaseStarted, Saved, Sink, fan_out
 from .hosts.protocol import Host
 from .loop import Loop, LossFunction, Outcome
 from .models.model import DTYPES, DiffusionModel
-from .models.prompts import truncated
-from .models.text import Conditioning, ConditioningCache
+from .models.prompts import split, truncated
+from .models.text import CHUNK_TOKENS, Conditioning, ConditioningCache
 from .networks import kohya
 from .networks.kinds import KINDS
 from .networks.metadata import build_metadata
@@ -184,7 +184,15 @@ class Session:
     ) -> ConditioningCache:
         """Encodes captions with the model as it is now, each once."""
         model = self.model
-        cache = ConditioningCache(model.encode_weighted if webui_syntax else model.encode_prompts)
+        tokens = model.prompts.tokens
+
+        def windows(prompt: str) -> int:
+            if webui_syntax:
+                return len(split(prompt, tokens))
+            return max(1, math.ceil(len(tokens(prompt)) / CHUNK_TOKENS))
+
+        encode = model.encode_weighted if webui_syntax else model.encode_prompts
+        cache = ConditioningCache(encode, windows=windows)
         self.sink(PhaseStarted("Encoding captions"))
         cache.prepare(prompts)
         return cache

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from .data.batches import BatchOrder, LatentDataset
 from .data.views import Framing
+from .state import Positioned
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,36 @@ class TrainingData:
 
     dataset: LatentDataset
     order: BatchOrder
+
+
+class Places:
+    """The places of several orders as one."""
+
+    def __init__(self, **orders: Positioned | None) -> None:
+        """Args: orders: by a name of their own; None: there is none of this name."""
+        self._orders = {name: order for name, order in orders.items() if order is not None}
+
+    def state(self) -> dict[str, int]:
+        """Where all of them stand, for `restore`."""
+        return {
+            f"{name}.{key}": value
+            for name, order in self._orders.items()
+            for key, value in order.state().items()
+        }
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Goes on where `state` was taken.
+
+        Raises:
+            BadInput: the state belongs to other samples.
+        """
+        for name, order in self._orders.items():
+            own = {
+                key.removeprefix(f"{name}."): value
+                for key, value in state.items()
+                if key.startswith(f"{name}.")
+            }
+            order.restore(own)
 
 
 @dataclass(frozen=True)

@@ -84,3 +84,18 @@ def test_cache_gives_what_the_encoder_gives_and_encodes_once(encoder):
     for _ in range(2):
         torch.testing.assert_close(cache(prompts).context, expected, atol=1e-6, rtol=0)
     assert sorted(calls) == sorted({"", *prompts})
+
+
+def test_a_cached_prompt_is_as_long_as_it_is_whatever_it_was_encoded_with() -> None:
+    def encode(prompts: list[str]) -> Conditioning:
+        most = max(len(prompt.split()) for prompt in prompts)  # a word is a window here
+        return Conditioning(torch.zeros(len(prompts), 77 * most, 2))
+
+    cache = ConditioningCache(encode, windows=lambda prompt: len(prompt.split()) or 1)
+    cache.prepare(["a", "b c", "d", "e f g"])
+    assert [cache([one]).context.shape[1] // 77 for one in ("a", "b c", "d", "e f g")] == [
+        1,
+        2,
+        1,
+        3,
+    ]

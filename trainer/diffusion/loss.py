@@ -34,7 +34,7 @@ def min_snr_weights(schedule: NoiseSchedule, gamma: float) -> torch.Tensor:
     return clipped / (snr + 1 if schedule.prediction_type == "v_prediction" else snr)
 
 
-def denoising_loss(
+def denoising_errors(
     prediction: torch.Tensor,
     target: torch.Tensor,
     timesteps: torch.Tensor,
@@ -42,7 +42,7 @@ def denoising_loss(
     error: str = "MSE",
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean over the batch of each sample's mean error times its timestep's weight.
+    """Each sample's mean error times its timestep's weight.
 
     Args:
         prediction: [n, c, h, w].
@@ -54,10 +54,22 @@ def denoising_loss(
             small mask does not make a small loss.
 
     Returns:
-        A float32 scalar.
+        float32 [n].
     """
     errors = ERRORS[error](prediction.float(), target.float())
     if mask is not None:
         errors = errors * (mask / mask.mean((2, 3), keepdim=True))
     per_sample = errors.mean((1, 2, 3))
-    return (per_sample * weights[timesteps]).mean()
+    return per_sample * weights[timesteps]
+
+
+def denoising_loss(
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    timesteps: torch.Tensor,
+    weights: torch.Tensor,
+    error: str = "MSE",
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean over the batch of `denoising_errors`, whose arguments it has; a float32 scalar."""
+    return denoising_errors(prediction, target, timesteps, weights, error, mask).mean()

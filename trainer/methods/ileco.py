@@ -6,19 +6,26 @@ from itertools import product
 
 import torch
 
-from ..data.buckets import LATENT_CELL_PX
 from ..diffusion.loss import denoising_loss, min_snr_weights
-from ..events import PhaseProgress, PhaseStarted
-from ..labels import FrozenModel, Mix, PoolBatches, Question, Samples, ask, joined, questions_for
+from ..holding import answered
+from ..labels import (
+    FrozenModel,
+    Mix,
+    PoolBatches,
+    Question,
+    Samples,
+    guided,
+    held_questions,
+    questions_for,
+)
 from ..loop import Outcome
 from ..session import Session
 from ..settings.checks import prompt_lines
 from ..settings.groups import (
+    ConceptPoolSettings,
     ConceptSettings,
     LossSettings,
-    PoolSettings,
     PromptSettings,
-    SizeSettings,
     TrainingSettings,
 )
 from ..settings.groups.concept import PLACE
@@ -49,7 +56,7 @@ def train(session: Session) -> Outcome:
         kinds,
         session.settings[TrainingSettings].batch_size,
         session.seed,
-        order=session.settings[PoolSettings].pool_order,
+        order=session.settings[ConceptPoolSettings].pool_order,
         same_noise_level=settings.fixed_timesteps_in_batch,
     )
 
@@ -86,8 +93,7 @@ def pool(
     session: Session, changes: dict[str, Mix], held: tuple[str, ...], known: list[str]
 ) -> list[tuple[Samples, float]]:
     """The frozen model's labels for the changed and the held prompts, with their shares."""
-    settings, loss = session.settings[PoolSettings], session.settings[LossSettings]
-    height, width = session.settings[SizeSettings].image_size_px
+    settings, loss = session.settings[ConceptPoolSettings], session.settings[LossSettings]
     share = session.settings[ConceptSettings].preserve_share if held else 0.0
     timesteps = (loss.min_timestep, loss.max_timestep)
     noise_only = settings.pool_latents == "noise"
@@ -98,10 +104,7 @@ def pool(
     )
 
     def drawn(prompt: str) -> Mix | None:
-        guidance = settings.pool_guidance
-        if noise_only:
-            return None
-        return {prompt: guidance, "": 1 - guidance} if prompt and guidance != 1 else {prompt: 1.0}
+        return None if noise_only else guided(prompt, settings.pool_guidance)
 
     def shown(number: int, original: str, label: Mix) -> str:
         """The prompt of the picture that the question is asked about."""
@@ -113,28 +116,6 @@ def pool(
     for number in range(max(changed, len(pairs))):
         original, label = pairs[number % len(pairs)]
         questions.append(Question(original, label, drawn(shown(number, original, label))))
-    holding = []
-    for number in range(max(kept, len(held)) if held else 0):
-        prompt = held[number % len(held)]
-        holding.append(Question(prompt, {prompt: 1.0}, drawn(prompt)))
+    holding = held_questions(held, kept, drawn) if held else []
     frozen = FrozenModel(session.model, session.frozen_encoder(known, webui_syntax=True))
-    session.sink(PhaseStarted("Asking the frozen model", settings.pool_size))
-    done = 0
-    kinds = []
-    for asked, part in ((questions, 1 - share), (holding, share)):
-        answers = []
-        for samples in ask(
-            frozen,
-            asked,
-            (height // LATENT_CELL_PX, width // LATENT_CELL_PX),
-            timesteps=timesteps,
-            steps=settings.pool_denoise_steps,
-            generator=session.generator,
-        ):
-            session.check_stopped()
-            answers.append(samples)
-            done += len(samples)
-            session.sink(PhaseProgress(min(settings.pool_size, done)))
-        if answers:
-            kinds.append((joined(answers), part))
-    return kinds
+    return answered(session, frozen, [(questions, 1 - share), (holding, share)], session.generator)

@@ -4,42 +4,44 @@ from __future__ import annotations
 
 import torch
 
-from ..diffusion.loss import denoising_loss, min_snr_weights
-from ..diffusion.timesteps import sample_timesteps
+from ..denoising import Denoising
+from ..holding import held_batches, held_prompts
 from ..loop import Outcome
 from ..session import Session
-from ..settings.groups import LossSettings
+from ..settings.groups import PreserveSettings, PriorSettings
+from ..training_data import Places
 
 
 def train(session: Session) -> Outcome:
     """Trains and saves the network.
 
+    Where prompts are to be preserved, the frozen model's answers to them are learnt as well, so
+    that only what the pictures show becomes different.
+
     Raises:
         BadInput: a picture cannot be decoded, or a file to continue from does not fit.
         NotANumber: the loss became NaN.
+        Stopped: the user ended the job before its first step.
 
-    Source: Ho et al. 2020, eq. 14, with the weights of Hang et al. 2023.
+    Source: Ho et al. 2020, eq. 14, with the weights of Hang et al. 2023; the prior is that of
+    Ruiz et al. 2023, "DreamBooth", eq. 2, with answers instead of pictures.
     """
-    model, settings = session.model, session.settings[LossSettings]
+    prior = session.settings[PriorSettings]
     data = session.encode_images()
-    encode = session.prompt_encoder(data.dataset.captions)
+    held = held_batches(session)
+    prompts = (*data.dataset.captions, *held_prompts(session.settings[PreserveSettings]))
+    denoising = Denoising(session, session.prompt_encoder(prompts))
     network = session.new_network()
-    weights = min_snr_weights(model.schedule, settings.min_snr_gamma)
 
     def loss_of_next_batch() -> torch.Tensor:
         batch = data.dataset.batch(next(data.order))
-        noise = torch.randn(batch.latents.shape, generator=session.generator, device=model.device)
-        timesteps = sample_timesteps(
-            len(noise),
-            settings.min_timestep,
-            settings.max_timestep,
-            generator=session.generator,
-            same_for_all=settings.fixed_timesteps_in_batch,
-        )
-        noisy = model.schedule.add_noise(batch.latents, noise, timesteps)
-        prediction = model.denoise(noisy, timesteps, encode(batch.captions))
-        target = model.schedule.target(batch.latents, noise, timesteps)
-        return denoising_loss(prediction, target, timesteps, weights, settings.loss)
+        pictures = denoising.noisy(batch.latents, batch.captions, framings=batch.framings)
+        if held is None:
+            (learning,) = denoising.errors(pictures)
+            return learning.mean()
+        learning, keeping = denoising.errors(pictures, next(held))
+        return learning.mean() + prior.prior_loss_weight * keeping.mean()
 
+    order = None if held is None else Places(pictures=data.order, held=held)
     with network:
-        return session.fit(network, loss_of_next_batch, data=data)
+        return session.fit(network, loss_of_next_batch, data=data, order=order)

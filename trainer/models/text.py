@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -28,6 +29,11 @@ class Conditioning:
     def repeated(self, count: int) -> Conditioning:
         """`count` copies of a single prompt's conditioning."""
         return Conditioning(self.context.expand(count, -1, -1))
+
+
+def joined(parts: Sequence[Conditioning]) -> Conditioning:
+    """Several batches' conditionings as that of one; their shapes must agree but for n."""
+    return Conditioning(torch.cat([part.context for part in parts]))
 
 
 class PromptEncoder:
@@ -100,8 +106,18 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
 class ConditioningCache:
     """Conditionings of prompts that are used again and again by a frozen text encoder."""
 
-    def __init__(self, encode: Callable[[list[str]], Conditioning], batch_size: int = 16) -> None:
+    def __init__(
+        self,
+        encode: Callable[[list[str]], Conditioning],
+        batch_size: int = 16,
+        *,
+        windows: Callable[[str], int] = lambda prompt: 1,
+    ) -> None:
+        """Args: windows: of a prompt; only equally long ones are encoded together, because an
+        encoder fills up the shorter ones of a batch, and a prompt would keep what it was given.
+        """
         self._encode = encode
+        self._windows = windows
         self._batch_size = batch_size
         self._contexts: dict[str, torch.Tensor] = {}
 
@@ -109,10 +125,12 @@ class ConditioningCache:
     def prepare(self, prompts: Iterable[str]) -> None:
         """Encodes what is not known yet, and the empty prompt that shorter ones are filled with."""
         new = [p for p in dict.fromkeys(("", *prompts)) if p not in self._contexts]
-        for first in range(0, len(new), self._batch_size):
-            part = new[first : first + self._batch_size]
-            for prompt, context in zip(part, self._encode(part).context, strict=True):
-                self._contexts[prompt] = context
+        for _, alike in groupby(sorted(new, key=self._windows), self._windows):
+            prompts = list(alike)
+            for first in range(0, len(prompts), self._batch_size):
+                part = prompts[first : first + self._batch_size]
+                for prompt, context in zip(part, self._encode(part).context, strict=True):
+                    self._contexts[prompt] = context
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """The prompts' conditioning; shorter ones are filled up with empty windows."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .groups import (
+    ConceptPoolSettings,
     ConceptSettings,
     CopierSettings,
     DataSettings,
@@ -19,6 +20,7 @@ from .groups import (
     PairSettings,
     PictureSettings,
     PoolSettings,
+    PriorSettings,
     PromptSettings,
     SampleSettings,
     SizeSettings,
@@ -58,8 +60,9 @@ METHODS: dict[str, MethodInfo] = {
     "lora": MethodInfo(
         title="LoRA",
         sentence="Learns a person, an object or a style from a folder of pictures.",
-        groups=(ModelSettings, DataSettings, *LEARNING, *RESULT),
+        groups=(ModelSettings, DataSettings, PriorSettings, PoolSettings, *LEARNING, *RESULT),
         aliases=("LoRA",),
+        defaults={"preserve_share": 0.33},
     ),
     "ileco": MethodInfo(
         title="iLECO",
@@ -69,7 +72,7 @@ METHODS: dict[str, MethodInfo] = {
             PromptSettings,
             ConceptSettings,
             SizeSettings,
-            PoolSettings,
+            ConceptPoolSettings,
             *LEARNING,
             *RESULT,
         ),

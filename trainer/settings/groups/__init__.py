@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from .concept import ConceptSettings, PromptSettings
 from .data import DataSettings, PictureSettings, SizeSettings
-from .labels import PoolSettings
+from .labels import ConceptPoolSettings, PoolSettings
 from .model import ModelSettings
 from .network import BLOCKS, NetworkSettings
 from .optimizer import OptimizerSettings
 from .output import OutputSettings
 from .pairs import CopierSettings, DirectionSettings, MaskSettings, PairSettings, SuffixSettings
+from .preserve import PreserveSettings, PriorSettings
 from .samples import SampleSettings
 from .training import LossSettings, TrainingSettings
 
 __all__ = [
     "BLOCKS",
     "GROUPS",
+    "ConceptPoolSettings",
     "ConceptSettings",
     "CopierSettings",
     "DataSettings",
@@ -33,6 +35,8 @@ __all__ = [
     "PairSettings",
     "PictureSettings",
     "PoolSettings",
+    "PreserveSettings",
+    "PriorSettings",
     "PromptSettings",
     "SampleSettings",
     "SizeSettings",
@@ -44,6 +48,8 @@ GROUPS: dict[str, type] = {
     "model": ModelSettings,
     "prompts": PromptSettings,
     "concept": ConceptSettings,
+    "preserve": PreserveSettings,
+    "prior": PriorSettings,
     "pair": PairSettings,
     "data": DataSettings,
     "suffix": SuffixSettings,
@@ -53,6 +59,7 @@ GROUPS: dict[str, type] = {
     "copier": CopierSettings,
     "direction": DirectionSettings,
     "labels": PoolSettings,
+    "concept_labels": ConceptPoolSettings,
     "network": NetworkSettings,
     "training": TrainingSettings,
     "optimizer": OptimizerSettings,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..fields import parameter
 from ..values import BadValueError, shown
+from .preserve import PreserveSettings
 
 PLACE = "{}"
 
@@ -46,7 +47,7 @@ class PromptSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConceptSettings:
+class ConceptSettings(PreserveSettings):
     """What the concept becomes, and what stays."""
 
     target_prompt: str = parameter(
@@ -78,19 +79,4 @@ class ConceptSettings:
         help="How far to go beyond the target, away from the neutral prompt. 0 goes exactly to the"
         " target; 1 to 3 make an erased concept stay away more surely, at the price of changing"
         " more beside it.",
-    )
-    preserve_prompts: str = parameter(
-        "",
-        multiline=True,
-        help="Prompts that must look as before, one a line: neighbours of the concept, such as"
-        " other colours when a colour is changed. The training holds the model's answers to them.",
-        section="what",
-        picks="prompt",
-    )
-    preserve_share: float = parameter(
-        0.5,
-        minimum=0,
-        maximum=0.9,
-        help="Share of the training that goes to holding: the preserved prompts, and the picture"
-        " without any prompt. More keeps the rest truer, less learns the change faster.",
     )

@@ -9,7 +9,7 @@ from ..fields import parameter
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSettings:
-    """The frozen model's answers, from which the concept is learnt."""
+    """The frozen model's answers, from which is learnt what a prompt means to it."""
 
     pool_size: int = parameter(
         256,
@@ -17,13 +17,6 @@ class PoolSettings:
         maximum=1_000_000,
         help="How many noisy pictures the frozen model answers before the training, which then"
         " uses them again and again. More is steadier and costs more time before the first step.",
-    )
-    pool_latents: str = parameter(
-        "target",
-        choices=("noise", "original", "target", "both"),
-        help="What the noisy pictures are. noise: nothing but noise, at every noise level, as"
-        " TrainTrain does. original, target: pictures that the frozen model is drawing from that"
-        " prompt, so that it is asked about what it will meet. both: half of each.",
     )
     pool_denoise_steps: int = parameter(
         10,
@@ -43,4 +36,17 @@ class PoolSettings:
         choices=("shuffled", "random"),
         help="shuffled: every answer is used once before one is used again. random: each batch is"
         " drawn anew.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptPoolSettings(PoolSettings):
+    """The answers from which a concept is changed."""
+
+    pool_latents: str = parameter(
+        "target",
+        choices=("noise", "original", "target", "both"),
+        help="What the noisy pictures are. noise: nothing but noise, at every noise level, as"
+        " TrainTrain does. original, target: pictures that the frozen model is drawing from that"
+        " prompt, so that it is asked about what it will meet. both: half of each.",
     )

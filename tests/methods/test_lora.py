@@ -1,0 +1,145 @@
+"""LoRA: what is preserved beside what the pictures teach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.control import Control
+from trainer.denoising import Denoising
+from trainer.events import Event, StepDone
+from trainer.holding import held_batches, held_count, held_prompts
+from trainer.hosts.standalone import StandaloneHost
+from trainer.labels import Samples
+from trainer.loop import Outcome
+from trainer.networks import kohya
+from trainer.plan import make_plan
+from trainer.run import run_job
+from trainer.session import Session
+from trainer.settings.groups import ModelSettings, PreserveSettings
+from trainer.settings.schema import parse
+
+Run = Callable[..., tuple[Path, Outcome, list[Event]]]
+Jobs = dict[str, dict[str, object]]
+
+HELD = {"preserve_prompts": "a cat\n\na dog", "pool_size": 12, "pool_denoise_steps": 4}
+
+
+@pytest.fixture
+def session(jobs: Jobs, tmp_path: Path) -> Callable[..., Session]:
+    def make(**changes: object) -> Session:
+        settings = parse({**jobs["lora"], "method": "lora", **HELD, **changes})
+        host = StandaloneHost(tmp_path, tmp_path / "out", "cpu")
+        plan = make_plan(settings, host)
+        with host.borrow(settings[ModelSettings]) as model:
+            return Session(settings, plan, model, host, control=Control(), sink=lambda event: None)
+
+    return make
+
+
+def test_the_prompts_and_the_picture_without_one_are_held() -> None:
+    assert held_prompts(PreserveSettings(preserve_prompts="a cat\n\na dog\na cat")) == (
+        "a cat",
+        "a dog",
+        "",
+    )
+    assert held_prompts(PreserveSettings(preserve_prompts=" \n")) == ()
+    assert held_prompts(PreserveSettings(preserve_prompts="a cat", preserve_share=0)) == ()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "share", "held"), [(2, 0.33, 1), (2, 0.5, 2), (4, 0.2, 1), (1, 0.1, 1)]
+)
+def test_a_batch_has_its_share_of_held_samples(batch_size, share, held) -> None:
+    assert held_count(batch_size, share) == held
+
+
+def test_parts_of_one_shape_go_through_the_unet_together(session) -> None:
+    one = session(preserve_share=0.5)
+    batches = held_batches(one)
+    words = " ".join(["word"] * 100)
+    denoising = Denoising(one, one.prompt_encoder(["a cat", "a dog", "", "other", words]))
+    with one.new_network(), torch.no_grad():
+        for _ in range(3):  # before the first step there is nothing to hold
+            held = next(batches)
+            assert denoising.errors(held)[0].max() < 1e-8
+    asked = []
+    answer = one.model.denoise
+
+    def denoise(latents: torch.Tensor, *rest: object) -> torch.Tensor:
+        asked.append(len(latents))
+        return answer(latents, *rest)
+
+    one.model.denoise = denoise
+
+    def pictures(prompt: str, *size: int) -> Samples:
+        latents = torch.randn(2, 4, *size)
+        return Samples(latents, torch.tensor([300, 700]), torch.randn(2, 4, *size), (prompt,) * 2)
+
+    with torch.no_grad():
+        alike = pictures("other", 8, 8)
+        both = denoising.errors(alike, held)
+        assert asked == [4]
+        alone = [denoising.errors(part)[0] for part in (alike, held)]
+        torch.testing.assert_close(both, alone, rtol=1e-4, atol=1e-8)
+        for other in (pictures("other", 8, 12), pictures(words, 8, 8)):
+            asked.clear()
+            errors = denoising.errors(other, held)
+            assert asked == [2, 2]
+            torch.testing.assert_close(errors[1], alone[1], rtol=1e-4, atol=1e-8)
+
+
+def test_held_predictions_move_less_than_without(run: Run, session) -> None:
+    job = {**HELD, "steps": 15, "learning_rate": 1e-2, "lr_scheduler": "constant"}
+    with_held, outcome, events = run("lora", **job)
+    assert outcome.steps == 15
+    assert [event.step for event in events if isinstance(event, StepDone)] == list(range(1, 16))
+    without, _, _ = run("lora", **{**job, "preserve_prompts": ""}, name="without")
+    one = session()
+    batches = held_batches(one)
+    held = [next(batches) for _ in range(8)]
+    denoising = Denoising(one, one.prompt_encoder(["a cat", "a dog", ""]))
+
+    def moved(file: Path) -> float:
+        """Mean square distance of the answers from the frozen model's, weighted as in training."""
+        with one.new_network(str(file)), torch.no_grad():
+            return sum(float(denoising.errors(batch)[0].mean()) for batch in held)
+
+    assert moved(with_held) < 0.8 * moved(without)
+
+
+def test_a_stopped_training_goes_on_to_the_same_file(
+    jobs: Jobs, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    def host(name: str) -> StandaloneHost:
+        return StandaloneHost(tiny_checkpoint.parent, tmp_path / name, "cpu")
+
+    settings = parse(
+        {
+            **jobs["lora"],
+            "method": "lora",
+            "name": "a",
+            "steps": 5,
+            "save_state_every_steps": 2,
+            "save_preview": False,
+            **HELD,
+        }
+    )
+    run_job(settings, host("whole"), control=Control(), sink=lambda event: None)
+
+    class Killed(BaseException):
+        pass
+
+    def die(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_job(settings, host("parts"), control=Control(), sink=die)
+    run_job(settings, host("parts"), control=Control(), sink=lambda event: None, resume=True)
+    wanted, _ = kohya.load(host("whole").output_dir / "a.safetensors")
+    found, _ = kohya.load(host("parts").output_dir / "a.safetensors")
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)

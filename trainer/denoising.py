@@ -1,0 +1,84 @@
+"""The step that every training on pictures makes: noise is added, and the model finds it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from .data.views import Framing
+from .diffusion.loss import denoising_errors, min_snr_weights
+from .diffusion.timesteps import sample_timesteps
+from .labels import Samples, joined
+from .models import text
+from .models.text import Conditioning
+from .settings.groups import LossSettings
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+class Denoising:
+    """Noisy samples of clean latents, and the errors of the model's answers to them."""
+
+    def __init__(self, session: Session, encode: Callable[[Sequence[str]], Conditioning]) -> None:
+        """Args: encode: the samples' prompts."""
+        self._model = session.model
+        self._generator = session.generator
+        self._settings = session.settings[LossSettings]
+        self._weights = min_snr_weights(session.model.schedule, self._settings.min_snr_gamma)
+        self._encode = encode
+
+    def noisy(
+        self,
+        latents: torch.Tensor,
+        prompts: tuple[str, ...],
+        *,
+        mask: torch.Tensor | None = None,
+        framings: tuple[Framing, ...] | None = None,
+        weights: torch.Tensor | None = None,
+    ) -> Samples:
+        """Clean latents [n, c, h, w] with noise of levels drawn anew, and what that noise was.
+
+        Source: Ho et al. 2020, eq. 14.
+        """
+        schedule, settings = self._model.schedule, self._settings
+        noise = torch.randn(latents.shape, generator=self._generator, device=latents.device)
+        timesteps = sample_timesteps(
+            len(noise),
+            settings.min_timestep,
+            settings.max_timestep,
+            generator=self._generator,
+            same_for_all=settings.fixed_timesteps_in_batch,
+        )
+        noisy = schedule.add_noise(latents, noise, timesteps)
+        target = schedule.target(latents, noise, timesteps)
+        return Samples(noisy, timesteps, target, prompts, mask, framings, weights)
+
+    def errors(self, *parts: Samples) -> list[torch.Tensor]:
+        """Weighted errors of the model's answers, float32 [n] of each part.
+
+        Parts whose latents and prompts are of one shape go through the UNet together.
+        """
+        told = [self._encode(part.prompts) for part in parts]
+        shapes = {
+            (part.latents.shape[1:], one.context.shape[1:])
+            for part, one in zip(parts, told, strict=True)
+        }
+        if len(shapes) > 1:
+            return [self._errors(part, one) for part, one in zip(parts, told, strict=True)]
+        together = self._errors(joined(parts), text.joined(told))
+        return list(together.split([len(part) for part in parts]))
+
+    def _errors(self, samples: Samples, told: Conditioning) -> torch.Tensor:
+        prediction = self._model.denoise(samples.latents, samples.timesteps, told)
+        errors = denoising_errors(
+            prediction,
+            samples.labels,
+            samples.timesteps,
+            self._weights,
+            self._settings.loss,
+            samples.mask,
+        )
+        return errors if samples.weights is None else errors * samples.weights

@@ -1,0 +1,110 @@
+"""Prompts that a training holds: the frozen model's answers to them, asked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from .data.buckets import LATENT_CELL_PX
+from .events import PhaseProgress, PhaseStarted
+from .labels import (
+    FrozenModel,
+    PoolBatches,
+    Question,
+    Samples,
+    ask,
+    guided,
+    held_questions,
+    joined,
+    questions_for,
+)
+from .settings.checks import prompt_lines
+from .settings.groups import (
+    LossSettings,
+    PoolSettings,
+    PreserveSettings,
+    SizeSettings,
+    TrainingSettings,
+)
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+def answered(
+    session: Session,
+    frozen: FrozenModel,
+    kinds: Sequence[tuple[Sequence[Question], float]],
+    generator: torch.Generator,
+) -> list[tuple[Samples, float]]:
+    """The frozen model's answers to each kind of questions, with the kind's share.
+
+    Raises:
+        Stopped: the user ended the job meanwhile.
+    """
+    settings, loss = session.settings[PoolSettings], session.settings[LossSettings]
+    height, width = session.settings[SizeSettings].image_size_px
+    session.sink(PhaseStarted("Asking the frozen model", settings.pool_size))
+    done = 0
+    pools = []
+    for questions, share in kinds:
+        answers = []
+        for samples in ask(
+            frozen,
+            questions,
+            (height // LATENT_CELL_PX, width // LATENT_CELL_PX),
+            timesteps=(loss.min_timestep, loss.max_timestep),
+            steps=settings.pool_denoise_steps,
+            generator=generator,
+        ):
+            session.check_stopped()
+            answers.append(samples)
+            done += len(samples)
+            session.sink(PhaseProgress(min(settings.pool_size, done)))
+        if answers:
+            pools.append((joined(answers), share))
+    return pools
+
+
+def held_prompts(settings: PreserveSettings) -> tuple[str, ...]:
+    """What is held: the prompts, each once, and the empty one; nothing if there are none."""
+    prompts = tuple(prompt for prompt in prompt_lines(settings.preserve_prompts) if prompt)
+    return tuple(dict.fromkeys((*prompts, ""))) if prompts and settings.preserve_share else ()
+
+
+def held_count(batch_size: int, share: float) -> int:
+    """How many held samples make `share` of all when they join a batch; at least one."""
+    return max(1, round(batch_size * share / (1 - share)))
+
+
+def held_batches(session: Session) -> PoolBatches | None:
+    """Batches of held prompts that come beside those of the pictures; None if none are named.
+
+    What a batch holds follows from the seed; the pictures' own noise is the same with and without.
+
+    Raises:
+        Stopped: the user ended the job meanwhile.
+    """
+    wanted, pool = session.settings[PreserveSettings], session.settings[PoolSettings]
+    prompts = held_prompts(wanted)
+    if not prompts:
+        return None
+    loss, training = session.settings[LossSettings], session.settings[TrainingSettings]
+    count = questions_for(
+        pool.pool_size,
+        (loss.min_timestep, loss.max_timestep),
+        pool.pool_denoise_steps,
+        drawn=True,
+    )
+    questions = held_questions(prompts, count, lambda prompt: guided(prompt, pool.pool_guidance))
+    frozen = FrozenModel(session.model, session.frozen_encoder(prompts))
+    generator = torch.Generator(session.model.device).manual_seed(session.seed)
+    return PoolBatches(
+        answered(session, frozen, [(questions, 1.0)], generator),
+        held_count(training.batch_size, wanted.preserve_share),
+        session.seed,
+        order=pool.pool_order,
+        same_noise_level=loss.fixed_timesteps_in_batch,
+    )

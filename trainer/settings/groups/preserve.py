@@ -1,0 +1,43 @@
+"""Parameters of what must stay as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..fields import parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreserveSettings:
+    """Prompts whose pictures stay."""
+
+    preserve_prompts: str = parameter(
+        "",
+        multiline=True,
+        help="Prompts that must look as before, one a line: neighbours of what is learnt, such as"
+        " other colours when a colour is changed, or 'a woman' when one woman is learnt. The"
+        " training holds the model's own answers to them; no pictures of them are needed.",
+        section="what",
+        picks="prompt",
+    )
+    preserve_share: float = parameter(
+        0.5,
+        minimum=0,
+        maximum=0.9,
+        help="Share of the training that goes to holding: the preserved prompts, and the picture"
+        " without any prompt. More keeps the rest truer, less learns faster. LoRA: held samples"
+        " come in addition to the batch, at least one; a third costs half as much time again.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSettings(PreserveSettings):
+    """How much it counts that the rest stays, beside what the pictures teach."""
+
+    prior_loss_weight: float = parameter(
+        1.0,
+        minimum=0,
+        maximum=100,
+        help="How much keeping counts against learning. 1 is usual; lower it when too little is"
+        " learnt, raise it when too much else changes.",
+    )
