@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .data.views import Framing
 from .diffusion.loss import denoising_errors, min_snr_weights
 from .diffusion.timesteps import sample_timesteps
 from .labels import Samples, joined
 from .models import text
 from .models.text import Conditioning
 from .settings.groups import LossSettings
+from .training_data import PictureBatch
 
 if TYPE_CHECKING:
     from .session import Session
@@ -30,19 +30,12 @@ class Denoising:
         self._weights = min_snr_weights(session.model.schedule, self._settings.min_snr_gamma)
         self._encode = encode
 
-    def noisy(
-        self,
-        latents: torch.Tensor,
-        prompts: tuple[str, ...],
-        *,
-        mask: torch.Tensor | None = None,
-        framings: tuple[Framing, ...] | None = None,
-        weights: torch.Tensor | None = None,
-    ) -> Samples:
-        """Clean latents [n, c, h, w] with noise of levels drawn anew, and what that noise was.
+    def noisy(self, batch: PictureBatch) -> Samples:
+        """The batch with noise of levels drawn anew, and what the model should answer.
 
         Source: Ho et al. 2020, eq. 14.
         """
+        latents = batch.latents
         schedule, settings = self._model.schedule, self._settings
         noise = torch.randn(latents.shape, generator=self._generator, device=latents.device)
         timesteps = sample_timesteps(
@@ -54,7 +47,9 @@ class Denoising:
         )
         noisy = schedule.add_noise(latents, noise, timesteps)
         target = schedule.target(latents, noise, timesteps)
-        return Samples(noisy, timesteps, target, prompts, mask, framings, weights)
+        return Samples(
+            noisy, timesteps, target, batch.captions, batch.mask, batch.framings, batch.weights
+        )
 
     def errors(self, *parts: Samples) -> list[torch.Tensor]:
         """Weighted errors of the model's answers, float32 [n] of each part.

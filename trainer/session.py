@@ -42,12 +42,13 @@ from .settings.groups import (
     OptimizerSettings,
     OutputSettings,
     PictureSettings,
+    PriorSettings,
     PromptSettings,
     TrainingSettings,
 )
 from .settings.schema import JobSettings
 from .state import Part, Positioned, Recorder
-from .training_data import PairData, TrainingData
+from .training_data import PairData, PictureData, TrainingData
 
 VAE_BATCH_SIZE = 4
 
@@ -110,7 +111,7 @@ class Session:
         """Whether the block BASE is chosen."""
         return BASE in self.settings[NetworkSettings].blocks
 
-    def encode_images(self) -> TrainingData:
+    def encode_images(self) -> PictureData:
         """Encodes every picture of the plan once.
 
         Raises:
@@ -128,7 +129,7 @@ class Session:
             progress=self._encoded,
         )
         order = BatchOrder(dataset.frames_px, training.batch_size, self.seed)
-        return TrainingData(dataset, order)
+        return PictureData(dataset, order, self.settings.get(PriorSettings).prior_loss_weight)
 
     def encode_pairs(self) -> PairData:
         """Encodes both pictures of every pair of the plan once, and cuts their masks.

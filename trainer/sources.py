@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .data import regularisation
 from .data.folder import FolderReport, TrainingImage, inspect
 from .data.pairs import PairView, folder_pairs, named_pairs, pair_views, reverted
 from .data.views import View, views
@@ -19,6 +20,7 @@ from .settings.groups import (
     MaskSettings,
     PairSettings,
     PictureSettings,
+    PriorSettings,
     PromptSettings,
     SuffixSettings,
 )
@@ -28,7 +30,11 @@ from .settings.schema import JobSettings
 
 @dataclass(frozen=True)
 class Pictures:
-    """A job's pictures; of pairs, `images` and `views` hold those before the change."""
+    """A job's pictures.
+
+    Of pairs, `images` and `views` hold those before the change; regularising pictures are among
+    the views only.
+    """
 
     images: tuple[TrainingImage, ...] = ()
     views: tuple[View, ...] = ()
@@ -55,14 +61,25 @@ def find_pictures(
     if not uses(DataSettings):
         return Pictures()
     data = settings[DataSettings]
-    report = _folder(data, decode, problems, warnings)
-    return Pictures(report.images, () if problems else tuple(views(report.images, data)))
+    report = _noted(inspect(data, decode=decode), data, problems, warnings)
+    kept = None
+    if uses(PriorSettings) and settings[PriorSettings].regularisation_images.strip():
+        prior = settings[PriorSettings]
+        kept = _noted(regularisation.find(data, prior, decode=decode), data, problems, warnings)
+    if problems:
+        return Pictures(report.images)
+    learnt = views(report.images, data)
+    if kept is None:
+        return Pictures(report.images, tuple(learnt))
+    beside = regularisation.beside(learnt, kept, data)
+    warnings += regularisation.unused(learnt, kept, beside)
+    return Pictures(report.images, (*learnt, *beside))
 
 
-def _folder(
-    data: DataSettings, decode: bool, problems: list[Problem], warnings: list[str]
+def _noted(
+    report: FolderReport, data: DataSettings, problems: list[Problem], warnings: list[str]
 ) -> FolderReport:
-    report = inspect(data, decode=decode)
+    """The report, whose problems and warnings are now those of the job."""
     problems += report.obstacles
     warnings += report.warnings
     if data.unreadable == "skip" and report.images:
@@ -82,7 +99,7 @@ def _pairs(
         found = named_pairs(settings[PairSettings], pictures, masks, prompt)
     else:
         data = settings[DataSettings]
-        report = _folder(data, decode, problems, warnings)
+        report = _noted(inspect(data, decode=decode), data, problems, warnings)
         if not report.images:
             return Pictures()
         suffix = settings[SuffixSettings].pair_suffix

@@ -20,6 +20,36 @@ class TrainingData:
     order: BatchOrder
 
 
+@dataclass(frozen=True)
+class PictureBatch:
+    """Some pictures of one frame."""
+
+    latents: torch.Tensor
+    """[n, c, h/8, w/8]."""
+    captions: tuple[str, ...]
+    framings: tuple[Framing, ...] | None = None
+    mask: torch.Tensor | None = None
+    """[n, 1, h/8, w/8], how much each place counts; None: all alike."""
+    weights: torch.Tensor | None = None
+    """float32 [n], how much each sample counts; None: all alike."""
+
+
+@dataclass(frozen=True)
+class PictureData(TrainingData):
+    """Encoded pictures, and how much those count that only keep the rest as it is."""
+
+    prior_loss_weight: float = 1.0
+
+    def next(self) -> PictureBatch:
+        """The next batch of the order."""
+        batch = self.dataset.batch(next(self.order))
+        weights = None
+        if self.prior_loss_weight != 1 and any(batch.regularises):
+            each = [self.prior_loss_weight if kept else 1.0 for kept in batch.regularises]
+            weights = torch.tensor(each, device=batch.latents.device)
+        return PictureBatch(batch.latents, batch.captions, batch.framings, None, weights)
+
+
 class Places:
     """The places of several orders as one."""
 

@@ -42,6 +42,8 @@ class Batch:
     """Of the samples in their dataset; the key to anything else that is cached by sample."""
     framings: tuple[Framing, ...]
     """How each was cut from its picture."""
+    regularises: tuple[bool, ...]
+    """Which show what must stay as it is."""
 
 
 class LatentDataset:
@@ -119,6 +121,7 @@ class LatentDataset:
             tuple(view.image.caption for view in views),
             tuple(indices),
             tuple(view.framing for view in views),
+            tuple(view.image.regularises for view in views),
         )
 
 

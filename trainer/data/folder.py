@@ -37,6 +37,8 @@ class TrainingImage:
     """One line; the trigger word is in it."""
     size_px: Size
     """(height, width) when upright."""
+    regularises: bool = False
+    """It shows what must stay as it is, not what is learnt."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,15 @@ def scan(data: DataSettings, *, decode: bool = False) -> list[TrainingImage]:
     return list(report.images)
 
 
-def inspect(data: DataSettings, *, decode: bool = False) -> FolderReport:
-    """What `scan` finds, as a report instead of an exception and lines in a log."""
+def inspect(data: DataSettings, *, decode: bool = False, where: str = "images") -> FolderReport:
+    """What `scan` finds, as a report instead of an exception and lines in a log.
+
+    Args:
+        where: the parameter that named the folder.
+    """
     obstacles: list[Problem] = []
     sizes = _frames(data, obstacles)
-    files = _files(data.images, obstacles)
+    files = _files(data.images, obstacles, where)
     pictures = [path for path in files if is_picture(path)]
     base_names = _by_base_name(files)
 
@@ -129,20 +135,20 @@ def _frames(data: DataSettings, obstacles: list[Problem]) -> Frames | None:
     return found
 
 
-def _files(text: str, obstacles: list[Problem]) -> list[Path]:
+def _files(text: str, obstacles: list[Problem], where: str) -> list[Path]:
     """All visible files below a folder in natural order; empty, with a reason, without pictures."""
     # Windows copies a path with quotes around it
     name = text.strip().strip('"')
     folder = Path(name).expanduser()
     if not name:
         cure = "name the folder that holds the pictures"
-        obstacles.append(Problem("images", "names no folder", cure))
+        obstacles.append(Problem(where, "names no folder", cure))
         return []
     if not folder.is_dir():
         missing = not folder.exists()
         what = f"the folder {folder} does not exist" if missing else f"{folder} is not a folder"
         cure = "check its spelling" if missing else f"name the folder it is in: {folder.parent}"
-        obstacles.append(Problem("images", what, cure))
+        obstacles.append(Problem(where, what, cure))
         return []
     files = sorted(_walk(folder, obstacles), key=lambda path: natural_key(path.relative_to(folder)))
     if any(is_picture(path) for path in files):
@@ -150,7 +156,7 @@ def _files(text: str, obstacles: list[Problem]) -> list[Path]:
     but = "".join(f"; {text}" for text in _passed_over(files))
     what = f"the folder {folder} holds no picture{but}"
     cure = f"put pictures there; the formats read are {EXTENSIONS_TEXT}"
-    obstacles.append(Problem("images", what, cure))
+    obstacles.append(Problem(where, what, cure))
     return []
 
 

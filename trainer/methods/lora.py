@@ -16,7 +16,8 @@ def train(session: Session) -> Outcome:
     """Trains and saves the network.
 
     Where prompts are to be preserved, the frozen model's answers to them are learnt as well, so
-    that only what the pictures show becomes different.
+    that only what the pictures show becomes different; regularising pictures do the same within
+    the pictures' own batches.
 
     Raises:
         BadInput: a picture cannot be decoded, or a file to continue from does not fit.
@@ -34,8 +35,7 @@ def train(session: Session) -> Outcome:
     network = session.new_network()
 
     def loss_of_next_batch() -> torch.Tensor:
-        batch = data.dataset.batch(next(data.order))
-        pictures = denoising.noisy(batch.latents, batch.captions, framings=batch.framings)
+        pictures = denoising.noisy(data.next())
         if held is None:
             (learning,) = denoising.errors(pictures)
             return learning.mean()

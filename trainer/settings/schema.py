@@ -98,6 +98,10 @@ class JobSettings:
         fields: Sequence[dataclasses.Field[Any]] = dataclasses.fields(group)  # type: ignore[arg-type]
         return group(**{field.name: inherited(field.name, self.values) for field in fields})
 
+    def get(self, group: type[Group]) -> Group:
+        """The values of one group, or its defaults where the method does not use it."""
+        return self[group] if METHODS[self.method].uses(group) else group()
+
     def as_dict(self) -> dict[str, object]:
         """As one flat JSON object, which `parse` reads back to an equal job."""
         values = {name: as_json(value) for name, value in self.values.items()}

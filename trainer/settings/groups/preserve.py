@@ -34,6 +34,22 @@ class PreserveSettings:
 class PriorSettings(PreserveSettings):
     """How much it counts that the rest stays, beside what the pictures teach."""
 
+    regularisation_images: str = parameter(
+        "",
+        title="Regularisation folder",
+        help="Folder with pictures of the kind that must stay as it is, such as other women when"
+        " one woman is learnt, with captions of their own; the trigger word is not put before"
+        " them. In an epoch as many of them come as pictures that are learnt: raise repeats to use"
+        " more. preserve_prompts does the same without any pictures.",
+        aliases=("reg_data_dir",),
+        picks="folder",
+    )
+    regularisation_caption: str = parameter(
+        "",
+        help="Caption of the regularisation pictures that have no caption file: their kind, such"
+        " as 'a woman'.",
+        picks="prompt",
+    )
     prior_loss_weight: float = parameter(
         1.0,
         minimum=0,
