@@ -145,6 +145,7 @@ window.trainyard = window.trainyard || {
         if (ty.root === root) return;
         ty.root = root;
         ty.facts = JSON.parse(facts.textContent);
+        if (ty.facts.standalone) root.dataset.standalone = "";
         for (const start of ty.starters) start();
     }
 

@@ -37,6 +37,7 @@
         });
         ty.at("apply").click();
         known = {...now, ...values};
+        quieten();
         await new Promise((resolve) => setTimeout(resolve, 150));
         store();
         check();
@@ -142,6 +143,33 @@
         search(); // what is found depends on the method
     }
 
+    /** Whether a field has no effect as the others stand. */
+    ty.idle = function (one) {
+        const [other, ...wanted] = one.only_with;
+        const asked = other && ty.facts.fields.find((field) => field.key === other);
+        if (!asked || !asked.methods.includes(ty.method)) return false;
+        const own = one.section === "second" ? known["second_pass." + other] : null;
+        const value = blank(own) ? known[other] : own;
+        if (!wanted.length) return blank(value) || value === false || Number(value) === 0;
+        return !wanted.includes(String(value));
+    };
+
+    /** Takes away the fields that have no effect; a search still finds them. */
+    function quieten() {
+        for (const one of ty.facts.fields) {
+            const block = document.getElementById(one.id);
+            if (block) block.classList.toggle("trainyard_idle", ty.idle(one));
+        }
+    }
+
+    /** When a field counts, in words; empty for one that always does. */
+    function effect(one) {
+        const [other, ...wanted] = one.only_with;
+        const asked = other && ty.facts.fields.find((field) => field.key === other);
+        if (!asked) return "";
+        return ` It counts only with ${asked.title}${wanted.length ? ": " + wanted.join(", ") : ""}.`;
+    }
+
     function store() {
         try {
             localStorage.setItem(STORED, JSON.stringify({method: ty.method, values: known}));
@@ -177,6 +205,7 @@
         if (!keys.length) return;
         for (const key of keys) touched.add(key);
         known = now;
+        quieten();
         store();
         check();
         plan();
@@ -272,7 +301,7 @@
             }
             if (!["more", "second"].includes(one.section)) continue;
             const reveal = (event) => {
-                tip.textContent = help.textContent;
+                tip.textContent = help.textContent + effect(one);
                 tip.hidden = false;
                 const spot = event.currentTarget.getBoundingClientRect();
                 const left = Math.min(spot.left, window.innerWidth - tip.offsetWidth - 8);
@@ -308,6 +337,7 @@
                 const text = `${one.title} ${one.words}`.toLowerCase();
                 const hit = words.every((word) => text.includes(word));
                 block.classList.toggle("trainyard_unfound", !hit);
+                block.classList.toggle("trainyard_found", hit && words.length > 0);
                 if (hit && one.methods.includes(ty.method)) inside += 1;
             }
             group.classList.toggle("trainyard_unfound", words.length > 0 && inside === 0);

@@ -10,7 +10,7 @@ import pytest
 from trainer.settings.form import default, facts, layout, shown_value, shown_values
 from trainer.settings.methods import METHODS
 from trainer.settings.presets import PresetStore
-from trainer.settings.schema import PARAMETERS, parse
+from trainer.settings.schema import PARAMETERS, Parameter, parse
 
 SHIPPED = PresetStore(PresetStore.shipped)
 FIELDS = {field.key: field for field in layout().fields}
@@ -71,6 +71,15 @@ def test_the_form_as_it_opens_is_read_back_to_the_defaults(method: str) -> None:
     if "original_prompt" in sent and method == "ileco":
         required["original_prompt"] = sent["original_prompt"] = "red"
     assert parse({"method": method, **sent}) == parse({"method": method, **required})
+
+
+@pytest.mark.parametrize("one", [one for one in PARAMETERS.values() if one.only_with])
+def test_what_a_field_depends_on_can_be_chosen(one: Parameter) -> None:
+    other, *values = one.only_with
+    asked = PARAMETERS[other]
+    assert set(values) <= set(asked.choices)
+    assert set(one.methods) <= set(asked.methods), "else it could never be brought to count"
+    assert asked.name != one.name
 
 
 def test_facts_are_json() -> None:

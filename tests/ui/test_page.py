@@ -161,7 +161,8 @@ def test_every_method_shows_its_own_fields_with_its_own_defaults(form: Page) -> 
                 for (const one of trainyard.facts.fields) {
                     const block = document.getElementById(one.id);
                     const shown = getComputedStyle(block).display !== 'none';
-                    if (shown !== one.methods.includes(method)) found.push([method, one.key]);
+                    const wanted = one.methods.includes(method) && !trainyard.idle(one);
+                    if (shown !== wanted) found.push([method, one.key]);
                 }
                 const now = await trainyard.read();
                 for (const one of trainyard.facts.fields) {
@@ -193,6 +194,23 @@ def test_a_search_finds_settings_of_the_method_that_is_chosen(form: Page) -> Non
     form.script(look, "")
     form.script("return trainyard.chooseMethod('difference')")
     assert {"copier", "mask", "second_pass"} <= set(form.script(look, ""))
+
+
+def test_a_field_that_has_no_effect_is_not_shown_unless_it_is_looked_for(form: Page) -> None:
+    seen = "getComputedStyle(document.getElementById('trainyard_lr_power')).display !== 'none'"
+    form.write(lr_scheduler="cosine")
+    assert not form.script(f"return {seen}")
+    form.script(
+        "const box = document.getElementById('trainyard_search'); box.value = 'power';"
+        "box.dispatchEvent(new Event('input'))"
+    )
+    assert form.script(f"return {seen}")
+    form.script(
+        "const box = document.getElementById('trainyard_search'); box.value = '';"
+        "box.dispatchEvent(new Event('input'))"
+    )
+    form.write(lr_scheduler="polynomial")
+    assert form.script(f"return {seen}")
 
 
 def test_runs_are_compared(form: Page) -> None:

@@ -65,6 +65,9 @@ class Parameter:
     """Where a form shows it: one of `SECTIONS`."""
     picks: str = ""
     """What a form offers to choose from, where that is more than text: one of `PICKS`."""
+    only_with: tuple[str, ...] = ()
+    """Another parameter, and the values of it under which this one has an effect; without values,
+    whenever that one is set (neither empty nor off nor 0). Empty: always."""
     group: str = ""
     methods: tuple[str, ...] = ()
 
@@ -147,6 +150,7 @@ def parameter(
     check: Check | None = None,
     section: str = "",
     picks: str = "",
+    only_with: tuple[str, ...] = (),
 ) -> typing.Any:
     """Declare a parameter; without a default it is required.
 
@@ -167,6 +171,8 @@ def parameter(
         section: where a form shows it, one of `SECTIONS`; required ones belong to what to learn,
             all others to more.
         picks: what a form offers to choose from, one of `PICKS`.
+        only_with: another parameter and the values of it under which this one has an effect, such
+            as ("mask", "drawn"); the name alone: whenever that one is set. A form shows it then.
     """
     section = section or ("what" if default is dataclasses.MISSING else "more")
     if section not in SECTIONS or picks not in PICKS:
@@ -186,6 +192,7 @@ def parameter(
         "check": check,
         "section": section,
         "picks": picks,
+        "only_with": only_with,
     }
     return dataclasses.field(default=default, metadata={"parameter": facts})
 

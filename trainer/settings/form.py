@@ -148,6 +148,7 @@ def facts() -> list[dict[str, object]]:
             "section": "second" if field.second else field.parameter.section,
             "required": field.parameter.required and not field.second,
             "unit": field.parameter.unit,
+            "only_with": list(field.parameter.only_with),
             "methods": list(field.methods),
             "words": " ".join((field.key, *field.parameter.aliases)),
             "defaults": {

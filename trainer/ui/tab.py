@@ -35,11 +35,12 @@ def build(yard: Yard, *, standalone: bool = False) -> gr.Blocks:
             with gr.Column(elem_id="trainyard_form"):
                 gr.HTML(pages.page_facts(method, local=standalone, pairs=PAIRS))
                 fields = _form(method, offers)
-            with gr.Column(elem_id="trainyard_side"):
-                gr.HTML(pages.RUN)
-            with gr.Column(elem_id="trainyard_history"):
-                gr.HTML(pages.QUEUE)
-                gr.HTML(pages.RESULTS)
+            with gr.Column(elem_id="trainyard_right"):
+                with gr.Column(elem_id="trainyard_side"):
+                    gr.HTML(pages.RUN)
+                with gr.Column(elem_id="trainyard_history"):
+                    gr.HTML(pages.QUEUE)
+                    gr.HTML(pages.RESULTS)
         _wire(fields)
     return tab
 

@@ -64,6 +64,7 @@ class ConceptSettings(PreserveSettings):
         help="What the guidance pushes away from, for example the opposite of the target. Empty:"
         " away from the original prompt. It has no effect while concept_guidance is 0.",
         picks="prompt",
+        only_with=("concept_guidance",),
     )
     contexts: str = parameter(
         "",

@@ -24,12 +24,14 @@ class PoolSettings:
         maximum=200,
         unit="steps",
         help="In how many steps such a picture is drawn; each step gives one answer. 10 to 20.",
+        only_with=("pool_latents", "original", "target", "both"),
     )
     pool_guidance: float = parameter(
         3.0,
         minimum=1,
         maximum=30,
         help="Guidance (CFG) with which such a picture is drawn. 1 is without, and faster.",
+        only_with=("pool_latents", "original", "target", "both"),
     )
     pool_order: str = parameter(
         "shuffled",

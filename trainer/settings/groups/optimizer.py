@@ -96,6 +96,7 @@ class OptimizerSettings:
         help="For piecewise_constant: factors and the steps up to which they hold, for example"
         " 1:100,0.1:400,0.01.",
         aliases=("train_lr_step_rules",),
+        only_with=("lr_scheduler", "piecewise_constant"),
     )
     lr_warmup_steps: int = parameter(
         0,
@@ -114,6 +115,7 @@ class OptimizerSettings:
         maximum=1000,
         help="For cosine_with_restarts: how often the learning rate starts again from the top.",
         aliases=("train_lr_scheduler_num_cycles", "lr_scheduler_num_cycles"),
+        only_with=("lr_scheduler", "cosine_with_restarts"),
     )
     lr_power: float = parameter(
         1.0,
@@ -123,4 +125,5 @@ class OptimizerSettings:
         help="For polynomial: the exponent of the fall. 1 is a straight line, 2 falls fast and"
         " then flat.",
         aliases=("train_lr_scheduler_power", "lr_scheduler_power"),
+        only_with=("lr_scheduler", "polynomial"),
     )

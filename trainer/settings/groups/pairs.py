@@ -69,12 +69,14 @@ class MaskSettings:
         " counts; one for each pair, one a line, or one for all.",
         section="what",
         picks="picture",
+        only_with=("mask", "drawn"),
     )
     mask_floor: float = parameter(
         0.1,
         minimum=0,
         maximum=1,
         help="How much the rest of the picture counts, 0 to 1. With 0 nothing holds it in place.",
+        only_with=("mask", "drawn", "alpha", "difference"),
     )
 
 
