@@ -163,10 +163,10 @@ def _check_output(output: OutputSettings, file: Path) -> None:
         ) from error
 
 
-def free_name(name: str, folder: Path) -> str:
+def free_name(name: str, folder: Path, suffix: str = ".safetensors") -> str:
     """`name` with the first number at its end for which the folder holds no file."""
     number = 2
-    while (folder / f"{name}-{number}.safetensors").exists():
+    while (folder / f"{name}-{number}{suffix}").exists():
         number += 1
     return f"{name}-{number}"
 

@@ -1,0 +1,177 @@
+"""Draws LoRA files at several strengths on the same prompts and seeds, as one picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from .control import Control, Request
+from .errors import BadInput, Problem
+from .evaluate.draw import draw_pictures
+from .evaluate.sheet import Block, labelled_sheet
+from .events import Notice, PhaseProgress, PhaseStarted, Saved, Sink
+from .hosts.protocol import Host
+from .models.model import DiffusionModel
+from .networks import kohya
+from .networks.network import Network
+from .networks.opening import open_network
+from .networks.targets import Target, find_targets
+from .plan import free_name
+from .run import OutOfMemory
+from .settings.checks import prompt_lines
+from .settings.grid import GridSettings, numbers, pictures, seed_numbers
+from .settings.groups import BLOCKS
+
+log = logging.getLogger(__name__)
+
+FOLDER = "grids"
+SUFFIX = ".png"
+
+Cell = tuple[str, float, str, int]
+"""File, strength, prompt, seed."""
+
+
+def grid_file(host: Host, name: str) -> Path:
+    """Where a grid of that name lies."""
+    return host.log_dir / FOLDER / f"{name}{SUFFIX}"
+
+
+def draw_grid(settings: GridSettings, host: Host, *, control: Control, sink: Sink) -> Path | None:
+    """Draws every cell on the borrowed model and saves the sheet.
+
+    Returns:
+        The picture; None when it was stopped without saving, or before the first cell.
+
+    Raises:
+        BadInput: a file is missing or not for this model, or the name is taken.
+        OutOfMemory: the pictures are too large for this machine.
+    """
+    sink(PhaseStarted("Checking the files"))
+    path = grid_file(host, settings.name)
+    _check(settings, path)
+    drawn: dict[Cell, Image.Image] = {}
+    sink(PhaseStarted("Loading the checkpoint"))
+    try:
+        with host.borrow(settings, control) as model:
+            sink(PhaseStarted("Drawing", pictures(settings)))
+            for cell, picture in _cells(settings, model, control):
+                drawn[cell] = picture
+                sink(PhaseProgress(len(drawn)))
+    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+        cure = "lower size_px, or set base_precision to bf16 or fp16"
+        raise OutOfMemory(f"the memory was not enough to draw - {cure}") from error
+    if control.request is Request.STOP or not drawn:
+        return None
+    if len(drawn) < pictures(settings):
+        sink(Notice(f"Stopped after {len(drawn)} of {pictures(settings)} pictures"))
+    _save(labelled_sheet(_blocks(settings, drawn), settings.size_px), path, settings)
+    sink(Saved(path, len(drawn), final=True))
+    return path
+
+
+def _check(settings: GridSettings, path: Path) -> None:
+    problems = []
+    for file in settings.files:
+        try:
+            kohya.load(Path(file).expanduser())
+        except BadInput as error:
+            problems += error.problems
+    if path.exists():
+        cure = f"use another name, for example {free_name(settings.name, path.parent, SUFFIX)}"
+        problems.append(Problem("name", f"{path} exists already", cure))
+    if problems:
+        raise BadInput(problems)
+
+
+def _cells(
+    settings: GridSettings, model: DiffusionModel, control: Control
+) -> Iterator[tuple[Cell, Image.Image]]:
+    """Every cell, one picture after the other, until it is stopped.
+
+    One at a time, so that it needs no more memory than drawing in the webui; the bare checkpoint
+    is drawn once for all files.
+    """
+    targets = _targets(model)
+    prompts, seeds = prompt_lines(settings.prompts), seed_numbers(settings.seeds)
+    wanted = [(prompt, seed) for prompt in prompts for seed in seeds]
+    bare: dict[tuple[str, int], Image.Image] = {}
+    for file in settings.files:
+        network = open_network(Path(file).expanduser(), targets)
+        with network:
+            for strength in numbers(settings.strengths):
+                for prompt, seed in wanted:
+                    if control.checkpoint() is not Request.CONTINUE:
+                        return
+                    picture = bare.get((prompt, seed)) if strength == 0 else None
+                    picture = picture or _draw(settings, model, network, strength, prompt, seed)
+                    if strength == 0:
+                        bare[prompt, seed] = picture
+                    yield (file, strength, prompt, seed), picture
+
+
+def _draw(
+    settings: GridSettings,
+    model: DiffusionModel,
+    network: Network,
+    strength: float,
+    prompt: str,
+    seed: int,
+) -> Image.Image:
+    with network.at(strength):
+        (picture,) = draw_pictures(
+            model,
+            [prompt],
+            [seed],
+            negative_prompt=settings.negative_prompt,
+            size_px=settings.size_px,
+            steps=settings.denoise_steps,
+            guidance_scale=settings.guidance,
+        )
+    return picture
+
+
+def _targets(model: DiffusionModel) -> list[Target]:
+    """Every layer that any file may hold."""
+    return find_targets(
+        model.unet,
+        [model.text_encoder],
+        family=model.family.name,
+        blocks=BLOCKS,
+        convolutions=True,
+    )
+
+
+def _blocks(settings: GridSettings, drawn: dict[Cell, Image.Image]) -> list[Block]:
+    """A block for each prompt and seed: files from top to bottom, strengths from left to right."""
+    strengths, seeds = numbers(settings.strengths), seed_numbers(settings.seeds)
+    return [
+        Block(
+            title=f"{prompt or '(no prompt)'}   seed {seed}",
+            corner="strength",
+            columns=[f"{strength:g}" for strength in strengths],
+            rows=[Path(file).stem for file in settings.files],
+            pictures=[
+                [drawn.get((file, strength, prompt, seed)) for strength in strengths]
+                for file in settings.files
+            ],
+        )
+        for prompt in prompt_lines(settings.prompts)
+        for seed in seeds
+    ]
+
+
+def _save(sheet: Image.Image, path: Path, settings: GridSettings) -> None:
+    """Writes the sheet whole or not at all; it says in itself how it was drawn."""
+    info = PngInfo()
+    shown = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    info.add_itxt("trainyard_grid", "\n".join(f"{name}: {value}" for name, value in shown.items()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    sheet.save(temporary, "PNG", pnginfo=info)
+    temporary.replace(path)
