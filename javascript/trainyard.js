@@ -65,7 +65,7 @@ window.trainyard = window.trainyard || {
     ty.url = (path) => new URL("trainyard/v1/" + path, document.baseURI.split("?")[0]).href;
 
     ty.told = function (problem) {
-        const known = ty.facts.fields.find((one) => one.key === problem.where);
+        const known = [...ty.facts.fields, ...ty.facts.grid].find((one) => one.key === problem.where);
         const where = known ? known.title : problem.where;
         return `${where}: ${problem.what}${problem.cure ? " - " + problem.cure : ""}`;
     };
@@ -132,13 +132,14 @@ window.trainyard = window.trainyard || {
         return () => { clearTimeout(timer); timer = setTimeout(work, wait_ms); };
     };
 
-    const PARTS = 4; // files that push a starter; they may arrive after this one
+    /** One function of each of the other files, which may arrive after this one. */
+    const PARTS = ["chart", "read", "search", "askGrid", "refresh", "plan", "takeFile", "finished"];
 
     function begin() {
         const root = document.getElementById("trainyard_root");
         const facts = document.getElementById("trainyard_facts");
         const drawn = root && facts && ["collect", "apply", "live", "queue"].every((name) => ty.at(name));
-        if (!drawn || ty.starters.length < PARTS) {
+        if (!drawn || !PARTS.every((name) => ty[name])) {
             setTimeout(begin, 150);
             return;
         }

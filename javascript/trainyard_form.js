@@ -1,16 +1,14 @@
-/* The form: reading and writing its fields, marking what is wrong, methods, plan, pictures. */
+/* The form: reading and writing its fields, marking what is wrong, choosing a method. */
 "use strict";
 
 (function (ty) {
     const STORED = "trainyard_form";
     const CHECK_MS = 250;
-    const PLAN_MS = 700;
     let waiting = []; // promises of `read`
     let written = null; // values on their way into the fields
     let known = {}; // the fields' values as last read, by key
     const touched = new Set();
     let offered = null; // what there is to choose from, by what a field picks
-    let planned = 0; // number of the newest plan that was asked for
 
     ty.method = "";
     ty.take = function (values) {
@@ -41,7 +39,7 @@
         await new Promise((resolve) => setTimeout(resolve, 150));
         store();
         check();
-        plan();
+        ty.plan();
     };
 
     /** The job that the form describes, as settings. */
@@ -100,11 +98,17 @@
             if (text && !first) first = block;
         }
         if (all && first) {
-            for (let box = first; box; box = box.parentElement) open(box);
+            ty.reveal(first);
             first.scrollIntoView({block: "center", behavior: "smooth"});
             (first.querySelector("input, textarea") || first).focus({preventScroll: true});
         }
     };
+
+    /** Counts a field as one that the user has been at, so that what is wrong with it is marked. */
+    ty.touch = (key) => touched.add(key);
+
+    /** Opens the accordions around a field. */
+    ty.reveal = (block) => { for (let box = block; box; box = box.parentElement) open(box); };
 
     const blank = (value) => value === "" || value === null || value === undefined;
     const same = (a, b) => JSON.stringify(a ?? "") === JSON.stringify(b ?? "");
@@ -140,7 +144,7 @@
             card.setAttribute("aria-checked", String(chosen));
             card.tabIndex = chosen ? 0 : -1;
         }
-        search(); // what is found depends on the method
+        ty.search(); // what is found depends on the method
     }
 
     /** Whether a field has no effect as the others stand. */
@@ -160,14 +164,6 @@
             const block = document.getElementById(one.id);
             if (block) block.classList.toggle("trainyard_idle", ty.idle(one));
         }
-    }
-
-    /** When a field counts, in words; empty for one that always does. */
-    function effect(one) {
-        const [other, ...wanted] = one.only_with;
-        const asked = other && ty.facts.fields.find((field) => field.key === other);
-        if (!asked) return "";
-        return ` It counts only with ${asked.title}${wanted.length ? ": " + wanted.join(", ") : ""}.`;
     }
 
     function store() {
@@ -208,7 +204,7 @@
         quieten();
         store();
         check();
-        plan();
+        ty.plan();
     }
 
     const check = ty.later(async () => {
@@ -219,133 +215,6 @@
             if (!error.lost) ty.say(error.message, "bad");
         }
     }, 50);
-
-    const plan = ty.later(async () => {
-        const place = ty.at("plan");
-        const number = ++planned;
-        const slow = setTimeout(() => ty.fill(place, ty.el("p", {}, "Working out the plan ...")), 600);
-        try {
-            const answer = await ty.ask("plan", {settings: await ty.settings()});
-            if (number !== planned) return;
-            ty.fill(place, ...drawPlan(answer));
-            ty.drawData(answer);
-            ty.mark(answer.problems);
-        } catch (error) {
-            if (number === planned) ty.fill(place, ty.el("p", {class: "trainyard_bad"}, error.message));
-        } finally {
-            clearTimeout(slow);
-        }
-    }, PLAN_MS);
-    ty.plan = plan;
-
-    function drawPlan(answer) {
-        const absent = (problem) => /^is (missing|empty)/.test(problem.what);
-        const missing = answer.problems.filter(absent);
-        const wrong = answer.problems.filter((problem) => !absent(problem));
-        const lines = [];
-        if (answer.plan) lines.push(...planLines(answer.plan));
-        if (missing.length) {
-            const names = missing.map((problem) => {
-                const one = ty.facts.fields.find((field) => field.key === problem.where);
-                return ty.el("a", {href: "#" + (one ? one.id : ""), onclick: (event) => {
-                    event.preventDefault();
-                    touched.add(problem.where);
-                    ty.mark(answer.problems, true);
-                }}, one ? one.title : problem.where);
-            });
-            const list = names.flatMap((name, i) => (i ? [", ", name] : [name]));
-            lines.push(ty.el("p", {class: "trainyard_todo"}, ty.el("strong", {}, "Still needed:"), " ", ...list));
-        }
-        for (const problem of wrong) lines.push(ty.el("p", {class: "trainyard_bad"}, ty.told(problem)));
-        return lines;
-    }
-
-    function planLines(found) {
-        const parts = found.facts.map((fact) => ty.el("li", {}, fact));
-        const lines = [ty.el("ul", {class: "trainyard_facts"}, ...parts)];
-        lines.push(ty.el("p", {class: "trainyard_file"}, ty.el("span", {}, "Writes"), " ",
-            ty.el("code", {}, found.file)));
-        for (const warning of found.warnings) {
-            lines.push(ty.el("p", {class: "trainyard_warning"}, warning));
-        }
-        lines.push(ty.el("p", {id: "trainyard_cost"}, found.cost || "", found.cost ? " " : "",
-            ty.button("Measure time and memory", (event) => measure(event.target),
-                {id: "trainyard_measure", class: "trainyard_link"})));
-        return lines;
-    }
-
-    /** Makes a few steps of a throw-away network, to tell what the training will cost. */
-    async function measure(button) {
-        const place = ty.at("cost");
-        place.replaceChildren("Measuring: the model is loaded and a few steps are made ...");
-        const found = await ty.attempt(async () => ty.ask("measure", {settings: await ty.settings()}));
-        place.replaceChildren(found ? found.cost : "", " ", button);
-    }
-
-    /** A question mark at every field of "More" that shows its help; the others show it at once. */
-    function explain() {
-        const tip = ty.el("div", {id: "trainyard_tip", role: "tooltip", hidden: true});
-        ty.root.append(tip);
-        const hide = () => { tip.hidden = true; };
-        for (const one of ty.facts.fields) {
-            const block = document.getElementById(one.id);
-            const help = block && helpOf(block);
-            if (!help) continue;
-            help.classList.add("trainyard_help");
-            help.id = one.id + "_help";
-            help.parentElement.classList.add("trainyard_column");
-            for (const input of block.querySelectorAll("input, textarea")) {
-                input.setAttribute("aria-describedby", `${help.id} ${one.id}_problem`);
-                if (["int", "float"].includes(one.kind)) input.inputMode = "decimal";
-                if (one.kind !== "bool") Object.assign(input, {spellcheck: false, autocomplete: "off"});
-            }
-            if (!["more", "second"].includes(one.section)) continue;
-            const reveal = (event) => {
-                tip.textContent = help.textContent + effect(one);
-                tip.hidden = false;
-                const spot = event.currentTarget.getBoundingClientRect();
-                const left = Math.min(spot.left, window.innerWidth - tip.offsetWidth - 8);
-                const below = spot.bottom + 6 + tip.offsetHeight < window.innerHeight;
-                tip.style.left = Math.max(8, left) + "px";
-                tip.style.top = (below ? spot.bottom + 6 : spot.top - tip.offsetHeight - 6) + "px";
-            };
-            block.append(ty.el("button", {type: "button", class: "trainyard_what",
-                "aria-label": "Explain: " + one.title, onmouseenter: reveal, onfocus: reveal,
-                onclick: reveal, onmouseleave: hide, onblur: hide}, "?"));
-        }
-        document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
-        document.addEventListener("scroll", hide, true);
-    }
-
-    function helpOf(block) {
-        const title = block.querySelector("[data-testid=block-info]");
-        if (title && title.nextElementSibling && title.nextElementSibling.tagName === "DIV"
-            && !title.nextElementSibling.querySelector("input")) return title.nextElementSibling;
-        const label = block.querySelector("input[type=checkbox]") && block.querySelector("label");
-        const beside = label && (label.previousElementSibling || label.nextElementSibling);
-        return beside && !beside.querySelector("input, textarea") ? beside : null;
-    }
-
-    function search() {
-        const words = ty.at("search").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
-        let found = 0;
-        for (const group of ty.root.querySelectorAll(".trainyard_group")) {
-            let inside = 0;
-            for (const one of ty.facts.fields) {
-                const block = document.getElementById(one.id);
-                if (!block || !group.contains(block)) continue;
-                const text = `${one.title} ${one.words}`.toLowerCase();
-                const hit = words.every((word) => text.includes(word));
-                block.classList.toggle("trainyard_unfound", !hit);
-                block.classList.toggle("trainyard_found", hit && words.length > 0);
-                if (hit && one.methods.includes(ty.method)) inside += 1;
-            }
-            group.classList.toggle("trainyard_unfound", words.length > 0 && inside === 0);
-            if (words.length && inside) open(group);
-            found += inside;
-        }
-        ty.at("search_none").hidden = found > 0 || !words.length;
-    }
 
     ty.starters.push(() => {
         const form = ty.at("form");
@@ -365,8 +234,6 @@
             next.focus();
             next.click();
         });
-        ty.at("search").addEventListener("input", search);
-        explain();
         restore().catch((error) => ty.say(error.message, "bad"));
     });
 })(window.trainyard);

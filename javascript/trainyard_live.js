@@ -75,7 +75,8 @@
         ty.at("pause").disabled = !job || status.stopping;
         ty.at("pause").textContent = paused ? "Go on" : "Pause";
         ty.at("stop").disabled = !job;
-        ty.at("stop_save").disabled = !job || status.stopping || !status.step;
+        ty.at("stop_save").disabled = !job || status.stopping
+            || !(status.step || job.method === ty.GRID && job.done);
     }
 
     async function enqueue(start) {
@@ -105,7 +106,8 @@
         if (!job) return;
         if (!save) {
             const sure = await ty.dialog({title: `Stop ${job.name} without saving?`, yes: "Stop", danger: true,
-                text: "What it has learnt since its last saved file is lost. The queue waits."});
+                text: job.method === ty.GRID ? "What it has drawn is lost. The queue waits."
+                    : "What it has learnt since its last saved file is lost. The queue waits."});
             if (!sure) return;
         }
         await ty.ask(`jobs/${job.id}/stop`, {save});
@@ -135,7 +137,8 @@
         const seen = `${job.name}:${status.samples}:${status.server}`;
         if (seen !== sampled) {
             sampled = seen;
-            ty.attempt(() => strip(ty.at("samples"), job.name));
+            if (job.method === ty.GRID) ty.fill(ty.at("samples"));
+            else ty.attempt(() => strip(ty.at("samples"), job.name));
         }
         const log = ty.at("log"), atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
         const text = status.log.join("\n");

@@ -1,4 +1,4 @@
-/* The queue, the results, the history of runs, and the pictures of the folder. */
+/* The queue, what a finished job offers, and the history of runs. */
 "use strict";
 
 (function (ty) {
@@ -74,14 +74,16 @@
         const id = (name) => `trainyard_job_${job.id}_${name}`;
         const tool = (name, text, label, work, more = {}) => ty.button(text, work,
             {id: id(name), "aria-label": `${label}: ${job.name}`, title: label, ...more});
+        const training = job.method !== ty.GRID;
         const tools = [];
         if (place >= 0) {
             tools.push(
                 tool("up", "↑", "Move up", () => act(job, "move", {place: place - 1}), {disabled: place === 0}),
                 tool("down", "↓", "Move down", () => act(job, "move", {place: place + 1}),
                     {disabled: place === waiting.length - 1}),
-                tool("edit", "Edit", "Edit", () => ty.attempt(() => take(job, true)), {disabled: job.resume}));
-        } else if (!["running", "paused"].includes(job.state)) {
+                training ? tool("edit", "Edit", "Edit", () => ty.attempt(() => take(job, true)),
+                    {disabled: job.resume}) : null);
+        } else if (training && !["running", "paused"].includes(job.state)) {
             tools.push(tool("take", "Use settings", "Put its settings into the form",
                 () => ty.attempt(() => take(job, false))));
         }
@@ -90,8 +92,8 @@
                 () => act(job, "skip", {save: true})));
         } else {
             if (["failed", "cancelled", "interrupted"].includes(job.state)) {
-                tools.push(tool("on", "Go on", "Queue it again, from the last state that it noted",
-                    () => act(job, "requeue", {resume: true})),
+                tools.push(training ? tool("on", "Go on", "Queue it again, from the last state that it noted",
+                    () => act(job, "requeue", {resume: true})) : null,
                 tool("again", "Run again", "Queue it again from the beginning",
                     () => act(job, "requeue", {resume: false})));
             }
@@ -105,7 +107,7 @@
         return ty.el("li", {"data-job": job.id, draggable: place >= 0 ? "true" : false},
             ty.el("div", {class: "trainyard_job"},
                 ty.el("span", {class: "trainyard_job_name"}, ty.el("strong", {}, job.name), " ",
-                    ty.el("small", {}, ty.facts.methods[job.method] || job.method)),
+                    ty.el("small", {}, ty.facts.methods[job.method] || "Grid of pictures")),
                 ...facts.filter(Boolean)),
             job.error ? ty.el("p", {class: "trainyard_bad"}, job.error) : null,
             ty.el("div", {class: "trainyard_tools"}, ...tools));
@@ -136,6 +138,7 @@
     ty.finished = function (job) {
         const file = job.files[job.files.length - 1];
         if (!file) return [];
+        if (job.method === ty.GRID) return [ty.gridPicture(job.name)];
         const name = file.split(/[\\/]/).pop().replace(/\.safetensors$/, "");
         const prompt = `<lora:${name}:1>`;
         const webui = document.querySelector("#txt2img_prompt textarea");
@@ -173,6 +176,7 @@
         runs = (await ty.ask("runs")).runs;
         compared = new Set([...compared].filter((name) => runs.some((run) => run.name === name)));
         await drawRuns();
+        await ty.drawGrids(ty.at("grids"));
     }
 
     async function drawRuns() {
@@ -190,10 +194,12 @@
         drawnRuns = key;
         const chart = ty.el("div", {id: "trainyard_compare"});
         const links = ty.el("div", {class: "trainyard_row"});
+        const grids = ty.at("grids") || ty.el("div", {id: "trainyard_grids"});
         place.replaceChildren(ty.el("h2", {class: "trainyard_heading"}, "Results"),
-            ty.el("p", {class: "trainyard_hint"}, runs.length ? "Choose runs to compare how their loss fell."
+            ty.el("p", {class: "trainyard_hint"}, runs.length
+                ? "Choose runs to compare how their loss fell, and what they draw."
                 : "The loss curves of finished trainings are kept here."),
-            ty.el("div", {id: "trainyard_runs", role: "group", "aria-label": "Runs"}, ...rows), chart, links);
+            ty.el("div", {id: "trainyard_runs", role: "group", "aria-label": "Runs"}, ...rows), chart, links, grids);
         const names = [...compared].slice(0, 12);
         if (!names.length) return;
         const curves = await Promise.all(names.map(async (name, i) => ({name, colour: ty.COLOURS[i],
@@ -202,39 +208,13 @@
         chart.append(ty.el("ul", {class: "trainyard_legend"}, ...curves.map((one) => ty.el("li", {},
             ty.el("i", {style: `background:${one.colour}`}), one.name))));
         const query = names.map((name) => "name=" + encodeURIComponent(name)).join("&");
-        links.append(ty.el("a", {class: "trainyard_button", href: ty.url("runs/plot?" + query),
+        links.append(ty.button("Draw a grid", () => ty.attempt(() => ty.askGrid(names)),
+            {id: "trainyard_grid_ask", title: "Save points x strengths on the same prompts and seeds"}),
+        ty.el("a", {class: "trainyard_button", href: ty.url("runs/plot?" + query),
             download: "loss.png", id: "trainyard_png"}, "Save as PNG"),
         ...names.map((name) => ty.el("a", {class: "trainyard_button", download: name + ".csv",
             href: ty.url("runs/csv?name=" + encodeURIComponent(name))}, `${name}.csv`)));
     }
-
-    // ------------------------------------------------------------------ pictures
-
-    /** The folder of pictures: what is in it and what is wrong with it. */
-    ty.drawData = function ({data}) {
-        const place = ty.at("data");
-        if (!data) {
-            ty.fill(place);
-            return;
-        }
-        const parts = [`${data.count} pictures`, `${data.captioned} with a caption`];
-        if (data.longest_tokens) parts.push(`longest caption ${data.longest_tokens} tokens`);
-        const strip = data.pictures.map((one) => ty.el("figure", {title: `${one.name} (${one.width} x ${one.height})`},
-            ty.el("img", {src: ty.url("thumbnails/" + one.thumbnail), alt: one.name, loading: "lazy"}),
-            ty.el("figcaption", {}, one.caption || "no caption")));
-        const frames = data.frames.map((one) => ty.el("tr", {}, ty.el("td", {}, `${one.width} x ${one.height}`),
-            ty.el("td", {}, String(one.samples))));
-        ty.fill(place,
-            data.count ? ty.el("p", {}, ty.el("strong", {}, parts[0]), ", " + parts.slice(1).join(", ")) : null,
-            ...data.problems.filter((one) => one.where !== "images").slice(0, 20)
-                .map((one) => ty.el("p", {class: "trainyard_bad"}, ty.told(one))),
-            ...data.warnings.map((text) => ty.el("p", {class: "trainyard_warning"}, text)),
-            strip.length ? ty.el("div", {class: "trainyard_strip", tabindex: 0, role: "group",
-                "aria-label": "Pictures"}, ...strip) : null,
-            frames.length > 1 ? ty.el("details", {}, ty.el("summary", {}, `Cut to ${frames.length} sizes`),
-                ty.el("table", {}, ty.el("thead", {}, ty.el("tr", {}, ty.el("th", {}, "Width x height"),
-                    ty.el("th", {}, "Samples"))), ty.el("tbody", {}, ...frames))) : null);
-    };
 
     ty.starters.push(() => {
         let seen = "";

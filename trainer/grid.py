@@ -76,7 +76,7 @@ def draw_grid(settings: GridSettings, host: Host, *, control: Control, sink: Sin
 
 
 def _check(settings: GridSettings, path: Path) -> None:
-    problems = []
+    problems: list[Problem] = []
     for file in settings.files:
         try:
             kohya.load(Path(file).expanduser())

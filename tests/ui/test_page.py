@@ -234,6 +234,47 @@ def test_runs_are_compared(form: Page) -> None:
     assert sizes == [["image/png", True], ["text/csv", True], ["text/csv", True]]
 
 
+def test_a_grid_shows_what_the_save_points_of_a_run_draw(form: Page) -> None:
+    form.write(save_every_steps="2", trigger_word="ohwx", name="grown", steps="4")
+    form.press("start")
+    form.until(f"{state('grown')} === 'done'", 240)
+    form.until("document.querySelector('#trainyard_runs input[value=grown]')")
+    form.script("document.querySelector('#trainyard_runs input[value=grown]').click()")
+    form.press("grid_ask")
+    form.until("document.getElementById('trainyard_grid_count')")
+    assert form.script("return document.getElementById('trainyard_grid_prompts').value") == "ohwx"
+    form.script("document.getElementById('trainyard_grid_denoise_steps').value = 'few'")
+    form.press("grid_draw")
+    form.until("document.querySelector('#trainyard_grid [role=alert]').innerText")
+    assert "Denoise steps" in form.text("grid"), "what is wrong is said in the dialog"
+    form.script("document.getElementById('trainyard_grid_denoise_steps').value = '1'")
+    form.press("grid_draw")
+    form.until(f"{state('grown-grid-1')} === 'done'", 240)
+    size = form.until(
+        "(() => { const one = document.querySelector('#trainyard_grids .trainyard_sheet img');"
+        " return one && one.naturalWidth ? [one.naturalWidth, one.naturalHeight] : null; })()"
+    )
+    assert size[0] > 3 * 64, "three strengths"
+    assert size[1] > 2 * 64, "two files"
+    assert form.console_errors() == []
+
+
+def test_prompts_are_counted_and_pairs_are_shown(form: Page, photos: Path) -> None:
+    form.script("return trainyard.chooseMethod('difference')")
+    form.write(
+        original_prompt="word " * 80,
+        original_image=str(photos / "0.png"),
+        target_image=str(photos / "2.png"),
+    )
+    form.until(
+        "document.getElementById('trainyard_original_prompt').innerText.includes('80 tokens')"
+    )
+    assert "2 parts" in form.text("original_prompt")
+    form.until("document.querySelectorAll('.trainyard_pair img').length === 2")
+    assert "64 x 64" in form.text("data")
+    assert "sizes differ" in form.text("data")
+
+
 def test_no_width_cuts_anything_off(form: Page) -> None:
     for width in (390, 900, 1400, 1920):
         form.driver.execute_cdp_cmd(

@@ -8,6 +8,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from .form_routes import add_form_routes
+from .picture_routes import add_picture_routes
+from .preset_routes import add_preset_routes
 from .routes import Routes, add_job_routes
 from .run_routes import add_run_routes
 from .yard import Yard
@@ -24,4 +26,6 @@ def add_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None:
     routes = Routes(app, guards)
     add_job_routes(routes, yard)
     add_form_routes(routes, yard)
+    add_preset_routes(routes, yard)
+    add_picture_routes(routes, yard)
     add_run_routes(routes, yard)

@@ -15,6 +15,7 @@ from ..settings.methods import METHODS
 from ..settings.schema import PARAMETERS, JobSettings, default_of, parse
 from ..settings.values import BadValueError
 from .answers import problems_json
+from .material import named_pictures, prompt_tokens, tokens
 from .thumbnails import Thumbnails
 
 Raw = Mapping[str, object]
@@ -47,7 +48,7 @@ def plan(
         made = make_plan(settings, host)
     except BadInput as error:
         found = problems_json(error.problems)
-        return {"problems": found, "plan": None, "data": pictures(raw, thumbnails)}
+        return {"problems": found, "plan": None, **_material(raw, thumbnails)}
     saves = len(made.save_points)
     facts = [
         f"{made.model_title}",
@@ -60,7 +61,16 @@ def plan(
         "warnings": list(made.warnings),
         "cost": from_history(settings, jobs),
     }
-    return {"problems": [], "plan": told, "data": pictures(raw, thumbnails)}
+    return {"problems": [], "plan": told, **_material(raw, thumbnails)}
+
+
+def _material(raw: Raw, thumbnails: Thumbnails) -> dict[str, object]:
+    """What the form learns from: its folder, the pictures that it names, the prompts' lengths."""
+    return {
+        "data": pictures(raw, thumbnails),
+        "named": named_pictures(raw, thumbnails),
+        "tokens": prompt_tokens(raw),
+    }
 
 
 def measure(raw: Raw, host: Host) -> str:
@@ -154,19 +164,6 @@ def pictures(raw: Raw, thumbnails: Thumbnails) -> dict[str, object] | None:
 
 def _has_own_caption(caption: str, data: DataSettings) -> bool:
     return caption.strip(" ,") != data.trigger_word.strip(" ,")
-
-
-def tokens(text: str) -> int:
-    """How many tokens a text encoder makes of it, start and end not counted; 0 if unknown.
-
-    An estimate by words where the vocabulary is not at hand.
-    """
-    try:
-        from ..models.tokenizer import clip_tokenizer
-
-        return len(clip_tokenizer()(text).input_ids) - 2
-    except (ImportError, RuntimeError, OSError):
-        return math.ceil(len(text.split()) * 1.3)
 
 
 def _data_settings(raw: Raw) -> DataSettings | None:

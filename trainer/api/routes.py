@@ -13,9 +13,10 @@ from fastapi.responses import JSONResponse
 
 from ..errors import BadInput, Problem, TrainyardError
 from ..jobs.job import PENDING
-from ..settings.schema import listing, parse
+from ..settings.schema import listing
 from .answers import job_json, problems_json, status
 from .described import SETTINGS, TAG, Words, described
+from .work import checked
 from .yard import Yard
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,18 @@ async def body_of(request: Request) -> Body:
     return body
 
 
+def settings_of(body: Body) -> Body:
+    """The settings in a request's object.
+
+    Raises:
+        BadInput: it has none.
+    """
+    settings = body.get("settings")
+    if not isinstance(settings, dict):
+        raise BadInput([Problem("settings", "is no JSON object", "send the form's values")])
+    return settings
+
+
 def add_job_routes(routes: Routes, yard: Yard) -> None:
     """Adds the routes of the queue, which act on `yard`."""
 
@@ -144,14 +157,14 @@ def add_job_routes(routes: Routes, yard: Yard) -> None:
 
     async def add_job(request: Request) -> object:
         body = await body_of(request)
-        settings = parse(body.get("settings") or {}).as_dict()
+        settings = checked(settings_of(body))
         job = yard.store.add(settings)
         if body.get("start"):
             yard.worker.start()
         return {"job": job_json(job)}
 
     async def change_job(request: Request) -> object:
-        settings = parse((await body_of(request)).get("settings") or {}).as_dict()
+        settings = checked(settings_of(await body_of(request)))
         return {"job": job_json(yard.store.edit(_job_id(request), settings))}
 
     async def delete_job(request: Request) -> object:

@@ -46,47 +46,19 @@ def add_run_routes(routes: Routes, yard: Yard) -> None:
 
         return _download(await in_thread(draw), "image/png", "loss.png")
 
-    def sample_folder(request: Request) -> Path:
-        name = request.query_params.get("name", "")
-        runs.check_run_name(name)
-        return yard.host.log_dir / "samples" / name
-
-    async def list_samples(request: Request) -> object:
-        folder = sample_folder(request)
-
-        def look() -> dict[str, object]:
-            found = runs.sample_files(folder)
-            newest = {number: path for path, _, number in found}
-            return {
-                "samples": [{"file": p.name, "step": s, "prompt": n} for p, s, n in found],
-                "prompts": {number: runs.drawn_prompt(path) for number, path in newest.items()},
-            }
-
-        return await in_thread(look)
-
-    async def read_sample(request: Request) -> object:
-        folder, wanted = sample_folder(request), request.query_params.get("file", "")
-        for path, _, _ in runs.sample_files(folder):
-            if path.name == wanted:
-                return Response(await in_thread(path.read_bytes), media_type="image/png")
-        raise BadInput([Problem("file", "there is no such picture", "look at the run again")])
-
     async def open_folder(request: Request) -> object:
         job = yard.store.get(int((await body_of(request)).get("job") or 0))
         folder = job.files[-1].parent if job.files else yard.host.output_dir
-        client = request.client.host if request.client else ""
-        return {"folder": str(folder), "opened": client in HERE and _open(folder)}
+        may = yard.opens_folders and _from_here(request)
+        return {"folder": str(folder), "opened": may and _open(folder)}
 
     name = {"name": "of a run"}
-    file = {**name, "file": "of a picture, as runs/samples lists them"}
     job = {"job": "a number: the job whose results are looked for"}
     png = "image/png"
     routes.add("GET", "runs", list_runs, "Every run that left a log")
     routes.add("GET", "runs/curve", read_curve, "Step, loss, smoothed loss, rate", query=name)
     routes.add("GET", "runs/csv", read_csv, "A run's log", query=name, answer="text/csv")
     routes.add("GET", "runs/plot", read_plot, "Curves as a picture", query=name, answer=png)
-    routes.add("GET", "runs/samples", list_samples, "Pictures drawn during a run", query=name)
-    routes.add("GET", "runs/sample", read_sample, "One of them", query=file, answer=png)
     routes.add("POST", "open-folder", open_folder, "Show where results lie", body=job)
 
 
@@ -94,6 +66,13 @@ def _download(content: bytes, kind: str, name: str) -> Response:
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in name)
     headers = {"Content-Disposition": f'attachment; filename="{plain}"'}
     return Response(content, media_type=kind, headers=headers)
+
+
+def _from_here(request: Request) -> bool:
+    """Whether the browser runs on this machine; a proxy or tunnel on it only seems to."""
+    client = request.client.host if request.client else ""
+    passed_on = "x-forwarded-for" in request.headers or "forwarded" in request.headers
+    return client in HERE and request.url.hostname in HERE and not passed_on
 
 
 def _open(folder: Path) -> bool:

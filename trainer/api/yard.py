@@ -13,8 +13,9 @@ from ..jobs.job import Job
 from ..jobs.store import JobStore
 from ..jobs.worker import Worker
 from ..settings.presets import PresetStore
-from ..settings.schema import parse
 from .live import Live, LogLines
+from .thumbnails import Thumbnails
+from .work import do
 
 PACKAGE = __name__.rpartition(".api.")[0]
 """The package's name here: a webui may load it under another one."""
@@ -23,20 +24,23 @@ PACKAGE = __name__.rpartition(".api.")[0]
 class Yard:
     """One queue with its worker, for as long as the process lives."""
 
-    def __init__(self, host: Host, data_dir: Path) -> None:
+    def __init__(self, host: Host, data_dir: Path, *, opens_folders: bool = True) -> None:
         """Opens the queue; starts nothing.
 
         Args:
             host: the surroundings of the jobs.
             data_dir: where the queue and the user's own presets lie.
+            opens_folders: whether the page may open folders for a user at this machine.
 
         Raises:
             BadInput: the queue cannot be opened.
         """
         self.host = host
         self.data_dir = data_dir
+        self.opens_folders = opens_folders
         self.presets = PresetStore(data_dir / "presets")
         self.live = Live()
+        self.thumbnails = Thumbnails()
         self.server_id = uuid.uuid4().hex
         """Another one after every start of the program, so that a page notices."""
         self.store = JobStore(data_dir / "jobs.sqlite")
@@ -49,7 +53,4 @@ class Yard:
         return {"checkpoint": host.checkpoints(), "vae": host.vaes(), "lora": host.loras()}
 
     def _run(self, job: Job, control: Control, sink: Sink) -> None:
-        """Does a job; what is needed for that is imported now, not when the page opens."""
-        from ..run import run_job
-
-        run_job(parse(job.settings), self.host, control=control, sink=sink, resume=job.resume)
+        do(job, self.host, control, sink)

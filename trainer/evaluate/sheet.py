@@ -43,7 +43,7 @@ def labelled_sheet(blocks: Sequence[Block], cell_px: tuple[int, int]) -> Image.I
     """
     height, width = _cell(blocks, cell_px)
     font = _font(max(12, min(28, width // 14)))
-    line = font.getbbox("Ag")[3] + 2 * GAP_PX
+    line = int(font.getbbox("Ag")[3]) + 2 * GAP_PX
     labels = [label for block in blocks for label in (*block.rows, block.corner)]
     left = int(max(font.getlength(_known(label, font)) for label in labels)) + 3 * GAP_PX
     columns = max(len(block.columns) for block in blocks)
@@ -90,7 +90,7 @@ def _shortened(text: str, font: Font, width: int) -> str:
     if font.getlength(known) <= width:
         return known
     lengths = range(len(known) + 1)
-    fitting = bisect_right(lengths, width, key=lambda n: font.getlength(known[:n] + "..."))
+    fitting = bisect_right(lengths, width, key=lambda n: int(font.getlength(known[:n] + "...")))
     return known[: max(0, fitting - 1)] + "..."
 
 

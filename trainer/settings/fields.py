@@ -24,8 +24,8 @@ from .values import (
     shown,
 )
 
-Check = Callable[[typing.Any], None]
-"""A rule of one parameter beyond its bounds; raises `BadValueError`."""
+Check = Callable[[typing.Any], object]
+"""A rule of one parameter beyond its bounds; raises `BadValueError`, whatever else it returns."""
 
 SECTIONS = ("what", "how", "more")
 """What to learn; the few numbers that matter most; everything else."""

@@ -114,15 +114,16 @@ def shown_value(field: Field, value: object) -> object:
     """
     kind = field.parameter.kind
     if field.second and kind in ("bool", "choices"):
-        return _as_text(value)
+        return as_text(value)
     if kind == "choices":
         return list(value) if isinstance(value, list | tuple) else []
     if kind == "bool":
         return bool(value)
-    return _as_text(value)
+    return as_text(value)
 
 
-def _as_text(value: object) -> str:
+def as_text(value: object) -> str:
+    """A value as a text field holds it, which is read back to the same."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -59,20 +59,12 @@ def seed_numbers(text: str) -> tuple[int, ...]:
 class GridSettings(ModelSettings):
     """A picture that compares LoRA files at several strengths."""
 
-    name: str = parameter("grid", check=check_name, help="Name of the picture's file.")
     loras: str = parameter(
         title="Files",
         multiline=True,
         help="LoRA files to compare, one a line; a row each.",
         cure="choose at least one",
         picks="lora",
-    )
-    strengths: str = parameter(
-        "0, 0.5, 1",
-        check=numbers,
-        help="Strengths at which each file is drawn with, a column each; 0 is the bare checkpoint."
-        " 0, 0.5, 1 shows what it does; add -1 for a LoRA that works both ways, 1.5 to see where"
-        " it breaks.",
     )
     prompts: str = parameter(
         multiline=True,
@@ -81,13 +73,20 @@ class GridSettings(ModelSettings):
         cure="write at least one prompt",
         picks="prompt",
     )
-    negative_prompt: str = parameter("", help="What the pictures should not show.", picks="prompt")
+    strengths: str = parameter(
+        "0, 0.5, 1",
+        check=numbers,
+        help="A column each; 0 is the bare checkpoint. Add -1 for a LoRA that works both ways, 1.5"
+        " to see where it breaks.",
+    )
     seeds: str = parameter(
         "1",
         check=seed_numbers,
-        help="Seeds of the pictures, such as 1, 2, 3: the same in every row and column, so that"
-        " only file and strength change them.",
+        help="Such as 1, 2, 3: the same in every row and column, so that only file and strength"
+        " change the pictures.",
     )
+    negative_prompt: str = parameter("", help="What the pictures should not show.", picks="prompt")
+    name: str = parameter("grid", check=check_name, help="Name of the picture's file.")
     size_px: tuple[int, int] = parameter(
         (512, 512),
         minimum=64,
@@ -95,19 +94,16 @@ class GridSettings(ModelSettings):
         multiple_of=8,
         unit="px",
         title="Picture size",
-        help="Size of each picture: one number for a square, or height,width. Usually the size that"
-        " was trained at.",
+        help="One number for a square, or height,width. Usually the size that was trained at.",
     )
     denoise_steps: int = parameter(
         20,
         minimum=1,
         maximum=200,
         unit="steps",
-        help="In how many steps a picture is drawn. 20 is usual; 10 is enough to compare.",
+        help="20 is usual; 10 is enough to compare.",
     )
-    guidance: float = parameter(
-        7.0, minimum=1, maximum=30, help="Guidance (CFG) of the pictures. 5 to 8 are usual."
-    )
+    guidance: float = parameter(7.0, minimum=1, maximum=30, help="CFG scale; 5 to 8 are usual.")
 
     @property
     def files(self) -> tuple[str, ...]:

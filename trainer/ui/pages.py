@@ -9,6 +9,7 @@ import html
 import json
 from pathlib import Path
 
+from ..api import grids
 from ..settings.form import facts
 from ..settings.methods import METHODS
 from ..settings.values import shown
@@ -101,6 +102,7 @@ def page_facts(chosen: str, *, local: bool, pairs: bool) -> str:
         "method": chosen,
         "methods": {name: info.title for name, info in METHODS.items()},
         "fields": facts(),
+        "grid": grids.fields(),
         "standalone": local,
         "pairs": pairs,
     }

@@ -26,7 +26,8 @@ def yard() -> Yard:
         BadInput: the queue's file cannot be opened.
     """
     host = WebuiHost()
-    return Yard(host, host.data_dir)
+    hidden = getattr(shared.cmd_opts, "hide_ui_dir_config", False)
+    return Yard(host, host.data_dir, opens_folders=not hidden)
 
 
 def tab() -> gr.Blocks:
