@@ -49,6 +49,7 @@ class PriorSettings(PreserveSettings):
         help="Caption of the regularisation pictures that have no caption file: their kind, such"
         " as 'a woman'.",
         picks="prompt",
+        only_with=("regularisation_images",),
     )
     prior_loss_weight: float = parameter(
         1.0,
