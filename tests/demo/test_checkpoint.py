@@ -32,7 +32,8 @@ def test_it_is_a_small_sd1_checkpoint(host):
 def test_it_draws_what_it_is_told(host):
     """200 prompts of its vocabulary, DDIM of 20 steps with guidance, fixed seeds.
 
-    Measured: 190 on the training script's own 200 prompts, 183 to 186 on these; below the bound,
+    Measured: 191 on the training script's own 200 prompts, 190 on these, all of whose misses are
+    small or striped.  Rounding differs between machines and may turn one or two; below the bound,
     the file or the way it is read has changed.
     """
     rng = np.random.default_rng(99)
@@ -40,7 +41,7 @@ def test_it_draws_what_it_is_told(host):
     with host.borrow(SETTINGS) as model:
         pictures = draw_pictures(model, [sentence(s) for s in scenes], range(200))
     right = sum(judge.read(p).shows(s) for p, s in zip(pictures, scenes, strict=True))
-    assert right >= 176
+    assert right >= 187
 
 
 def test_latents_have_unit_variance(host):

@@ -2,7 +2,7 @@
 
 Three stages, each saved under OUT and skipped when its file is there: the autoencoder, the pool
 of latents, the denoiser with its text encoder.  Together they are then written as one SD1
-checkpoint over the committed one.  About an hour and a half on two CPU cores.
+checkpoint over the committed one.  About an hour and three quarters on two CPU cores.
 """
 
 from __future__ import annotations
