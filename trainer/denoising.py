@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .diffusion.loss import denoising_errors, min_snr_weights
+from .diffusion.loss import Criterion
+from .diffusion.noise import perturbed, training_noise
 from .diffusion.timesteps import sample_timesteps
 from .labels import Samples, joined
 from .models import text
 from .models.text import Conditioning
-from .settings.groups import LossSettings
+from .settings.groups import LossSettings, NoiseSettings
 from .training_data import PictureBatch
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class Denoising:
         self._model = session.model
         self._generator = session.generator
         self._settings = session.settings[LossSettings]
-        self._weights = min_snr_weights(session.model.schedule, self._settings.min_snr_gamma)
+        self._noise = session.settings.get(NoiseSettings)
+        self._criterion = Criterion.of(session.model.schedule, self._settings)
         self._encode = encode
 
     def noisy(self, batch: PictureBatch) -> Samples:
@@ -37,15 +39,18 @@ class Denoising:
         """
         latents = batch.latents
         schedule, settings = self._model.schedule, self._settings
-        noise = torch.randn(latents.shape, generator=self._generator, device=latents.device)
+        noise = training_noise(latents, self._noise, self._generator)
         timesteps = sample_timesteps(
             len(noise),
             settings.min_timestep,
             settings.max_timestep,
             generator=self._generator,
             same_for_all=settings.fixed_timesteps_in_batch,
+            sampling=settings.timestep_sampling,
+            shift=settings.timestep_shift,
         )
-        noisy = schedule.add_noise(latents, noise, timesteps)
+        added = perturbed(noise, self._noise.input_perturbation, self._generator)
+        noisy = schedule.add_noise(latents, added, timesteps)
         target = schedule.target(latents, noise, timesteps)
         return Samples(
             noisy, timesteps, target, batch.captions, batch.mask, batch.framings, batch.weights
@@ -68,12 +73,5 @@ class Denoising:
 
     def _errors(self, samples: Samples, told: Conditioning) -> torch.Tensor:
         prediction = self._model.denoise(samples.latents, samples.timesteps, told)
-        errors = denoising_errors(
-            prediction,
-            samples.labels,
-            samples.timesteps,
-            self._weights,
-            self._settings.loss,
-            samples.mask,
-        )
+        errors = self._criterion.errors(prediction, samples.labels, samples.timesteps, samples.mask)
         return errors if samples.weights is None else errors * samples.weights

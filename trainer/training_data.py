@@ -93,6 +93,11 @@ class PairBatch:
     framings: tuple[Framing, ...]
     """How the picture before the change was cut."""
 
+    def side(self, *, of_targets: bool) -> PictureBatch:
+        """The pictures after the change, which alone are masked, or those before it."""
+        latents, mask = (self.targets, self.mask) if of_targets else (self.originals, None)
+        return PictureBatch(latents, self.captions, self.framings, mask)
+
 
 @dataclass(frozen=True)
 class PairData(TrainingData):

@@ -24,7 +24,7 @@ def test_every_parameter_has_one_row_of_four_cells() -> None:
         "| `blocks` | all | BASE ... OUT11 |",
         "| `image_size_px` | 512,512 | height,width; 64 to 8192 px |",
         "| `mirror` | false | true, false |",
-        "| `loss` | MSE | MSE, L1, Smooth-L1 |",
+        "| `loss` | MSE | MSE, L1, Smooth-L1, Huber, Pseudo-L1 |",
     ],
 )
 def test_rows(row: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..diffusion.loss import denoising_loss, min_snr_weights
+from ..diffusion.loss import Criterion
 from ..labels import FrozenModel, Samples
 from ..loop import Outcome
 from ..networks.network import Network
@@ -44,7 +44,7 @@ def train(session: Session) -> Outcome:
     network = session.new_network()
     data = session.encode_pairs()
     encode = session.prompt_encoder(data.dataset.captions)
-    weights = min_snr_weights(model.schedule, settings.min_snr_gamma)
+    criterion = Criterion.of(model.schedule, settings)
     lessons = Lessons(session, data, network)
 
     def loss_of_next_batch() -> torch.Tensor:
@@ -52,9 +52,7 @@ def train(session: Session) -> Outcome:
         batch = lesson.samples
         network.multiplier = lesson.strength
         prediction = model.denoise(batch.latents, batch.timesteps, encode(batch.prompts))
-        return denoising_loss(
-            prediction, batch.labels, batch.timesteps, weights, settings.loss, batch.mask
-        )
+        return criterion.loss(prediction, batch.labels, batch.timesteps, batch.mask)
 
     with network:
         try:

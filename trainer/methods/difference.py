@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 
 from ..control import Request
-from ..diffusion.loss import denoising_loss, min_snr_weights
-from ..diffusion.timesteps import sample_timesteps
+from ..denoising import Denoising
 from ..events import Notice
 from ..loop import LossFunction, Outcome
 from ..networks.network import Network
 from ..session import Saving, Session
-from ..settings.groups import CopierSettings, LossSettings, OutputSettings
-from ..training_data import PairBatch, PairData
+from ..settings.groups import CopierSettings, OutputSettings
+from ..training_data import PairData
 
 
 def train(session: Session) -> Outcome:
@@ -59,28 +58,11 @@ def _train_copier(session: Session, copier: Network, data: PairData) -> Outcome:
 
 def _loss(session: Session, data: PairData, *, of_targets: bool) -> LossFunction:
     """The denoising loss on one side of the pairs."""
-    model, settings = session.model, session.settings[LossSettings]
-    weights = min_snr_weights(model.schedule, settings.min_snr_gamma)
-    encode = session.prompt_encoder(data.dataset.captions)
-
-    def side(batch: PairBatch) -> torch.Tensor:
-        return batch.targets if of_targets else batch.originals
+    denoising = Denoising(session, session.prompt_encoder(data.dataset.captions))
 
     def loss_of_next_batch() -> torch.Tensor:
         batch = data.take(next(data.order))
-        latents = side(batch)
-        noise = torch.randn(latents.shape, generator=session.generator, device=model.device)
-        timesteps = sample_timesteps(
-            len(noise),
-            settings.min_timestep,
-            settings.max_timestep,
-            generator=session.generator,
-            same_for_all=settings.fixed_timesteps_in_batch,
-        )
-        noisy = model.schedule.add_noise(latents, noise, timesteps)
-        prediction = model.denoise(noisy, timesteps, encode(batch.captions))
-        target = model.schedule.target(latents, noise, timesteps)
-        mask = batch.mask if of_targets else None
-        return denoising_loss(prediction, target, timesteps, weights, settings.loss, mask)
+        (errors,) = denoising.errors(denoising.noisy(batch.side(of_targets=of_targets)))
+        return errors.mean()
 
     return loss_of_next_batch

@@ -6,7 +6,7 @@ from itertools import product
 
 import torch
 
-from ..diffusion.loss import denoising_loss, min_snr_weights
+from ..diffusion.loss import Criterion
 from ..holding import answered
 from ..labels import (
     FrozenModel,
@@ -51,7 +51,7 @@ def train(session: Session) -> Outcome:
     kinds = pool(session, changes, held, known)
     encode = session.prompt_encoder(known, webui_syntax=True)
     network = session.new_network()
-    weights = min_snr_weights(model.schedule, settings.min_snr_gamma)
+    criterion = Criterion.of(model.schedule, settings)
     batches = PoolBatches(
         kinds,
         session.settings[TrainingSettings].batch_size,
@@ -63,7 +63,7 @@ def train(session: Session) -> Outcome:
     def loss_of_next_batch() -> torch.Tensor:
         batch = next(batches)
         prediction = model.denoise(batch.latents, batch.timesteps, encode(batch.prompts))
-        return denoising_loss(prediction, batch.labels, batch.timesteps, weights, settings.loss)
+        return criterion.loss(prediction, batch.labels, batch.timesteps)
 
     with network:
         return session.fit(network, loss_of_next_batch, order=batches)

@@ -16,9 +16,11 @@ from typing import TypeVar
 from ..settings.groups import (
     LossSettings,
     ModelSettings,
+    NoiseSettings,
     OptimizerSettings,
     OutputSettings,
     PictureSettings,
+    PriorSettings,
     TrainingSettings,
 )
 from ..settings.schema import PARAMETERS, JobSettings
@@ -39,7 +41,13 @@ ARCHITECTURES = {
 }
 """By family, and whether the model predicts the velocity."""
 LDM_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
-LOSS_TYPES = {"MSE": "l2", "L1": "l1", "Smooth-L1": "smooth_l1"}
+LOSS_TYPES = {
+    "MSE": "l2",
+    "L1": "l1",
+    "Smooth-L1": "smooth_l1",
+    "Huber": "huber",
+    "Pseudo-L1": "smooth_l1",
+}
 
 UNSET = (
     *("network_dropout", "scale_weight_norms", "noise_offset", "adaptive_noise_scale"),
@@ -244,8 +252,27 @@ def _optimization(settings: JobSettings, facts: RunFacts) -> Values:
             "lr_warmup_steps": optimizer.lr_warmup_steps,
         }
     if loss:
-        values["min_snr_gamma"] = loss.min_snr_gamma or None
+        debiased = loss.debiased_estimation
+        values["min_snr_gamma"] = None if debiased else loss.min_snr_gamma or None
+        values["debiased_estimation"] = debiased
         values["loss_type"] = LOSS_TYPES[loss.loss]
+        if loss.loss in ("Huber", "Pseudo-L1"):
+            values |= {"huber_c": loss.huber_c, "huber_schedule": loss.huber_schedule}
+    return values | _noise(settings)
+
+
+def _noise(settings: JobSettings) -> Values:
+    """sd-scripts writes none of those that are off."""
+    noise, prior = settings.get(NoiseSettings), settings.get(PriorSettings)
+    coarse = noise.multires_noise_iterations
+    values: Values = {
+        "noise_offset": noise.noise_offset or None,
+        "adaptive_noise_scale": noise.adaptive_noise_scale or None,
+        "multires_noise_iterations": coarse or None,
+        "multires_noise_discount": noise.multires_noise_discount if coarse else None,
+        "ip_noise_gamma": noise.input_perturbation or None,
+        "prior_loss_weight": prior.prior_loss_weight,
+    }
     return values
 
 

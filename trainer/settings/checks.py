@@ -25,6 +25,14 @@ def timestep_range(min_timestep: int, max_timestep: int) -> Problem | None:
     return Problem("min_timestep", what, f"{below}, or raise max_timestep (at most 1000)")
 
 
+def noise_scale_adapts(noise_offset: float, adaptive_noise_scale: float) -> Problem | None:
+    """There is an offset that the latents' mean can be added to."""
+    if adaptive_noise_scale == 0 or noise_offset > 0:
+        return None
+    what = "has no effect without noise_offset"
+    return Problem("adaptive_noise_scale", what, "set noise_offset, or this to 0")
+
+
 def save_interval_fires(steps: int, save_every_steps: int) -> Problem | None:
     """Saving every so many steps happens at least once."""
     if save_every_steps <= steps:
@@ -107,6 +115,7 @@ def picture_lines(text: str) -> tuple[str, ...]:
 
 RULES: tuple[Rule, ...] = (
     timestep_range,
+    noise_scale_adapts,
     save_interval_fires,
     warmup_ends,
     step_rules_given,

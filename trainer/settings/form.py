@@ -27,6 +27,7 @@ TITLES: Mapping[str, str] = {
     "training": "Steps, batches, memory",
     "optimizer": "Optimizer and learning rate",
     "loss": "Loss and noise levels",
+    "noise": "Kind of noise",
     "output": "Saving",
     "samples": "Pictures while it trains",
 }

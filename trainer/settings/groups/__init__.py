@@ -9,6 +9,7 @@ from __future__ import annotations
 from .concept import ConceptSettings, PromptSettings
 from .data import DataSettings, PictureSettings, SizeSettings
 from .labels import ConceptPoolSettings, PoolSettings
+from .loss import LossSettings, NoiseSettings
 from .model import ModelSettings
 from .network import BLOCKS, NetworkSettings
 from .optimizer import OptimizerSettings
@@ -16,7 +17,7 @@ from .output import OutputSettings
 from .pairs import CopierSettings, DirectionSettings, MaskSettings, PairSettings, SuffixSettings
 from .preserve import PreserveSettings, PriorSettings
 from .samples import SampleSettings
-from .training import LossSettings, TrainingSettings
+from .training import TrainingSettings
 
 __all__ = [
     "BLOCKS",
@@ -30,6 +31,7 @@ __all__ = [
     "MaskSettings",
     "ModelSettings",
     "NetworkSettings",
+    "NoiseSettings",
     "OptimizerSettings",
     "OutputSettings",
     "PairSettings",
@@ -64,6 +66,7 @@ GROUPS: dict[str, type] = {
     "training": TrainingSettings,
     "optimizer": OptimizerSettings,
     "loss": LossSettings,
+    "noise": NoiseSettings,
     "output": OutputSettings,
     "samples": SampleSettings,
 }

@@ -1,4 +1,4 @@
-"""Parameters of the training loop and of the loss."""
+"""Parameters of the training loop."""
 
 from __future__ import annotations
 
@@ -58,48 +58,4 @@ class TrainingSettings:
         help="Start of the random numbers. The same seed and settings give the same LoRA. -1 draws"
         " one and records it.",
         aliases=("train_seed",),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossSettings:
-    """How its error is measured."""
-
-    loss: str = parameter(
-        "MSE",
-        choices=("MSE", "L1", "Smooth-L1"),
-        help="Measure of the error. MSE is the usual one; L1 and Smooth-L1 give less weight to"
-        " large errors, as in pictures that do not fit the rest.",
-        aliases=("train_loss_function", "loss_type"),
-    )
-    min_snr_gamma: float = parameter(
-        5.0,
-        title="Min-SNR gamma",
-        minimum=0,
-        maximum=1000,
-        help="Gives less weight to timesteps with little noise, so that all levels of detail are"
-        " learnt evenly. 5 is usual, lower is stronger, 0 switches it off.",
-        aliases=("train_snr_gamma", "snr_gamma"),
-    )
-    min_timestep: int = parameter(
-        0,
-        minimum=0,
-        maximum=999,
-        help="Lowest noise level that is trained; 0 is nearly the finished picture. Raise it, for"
-        " example to 500, to learn composition and shape but not texture.",
-        aliases=("train_min_timesteps",),
-    )
-    max_timestep: int = parameter(
-        1000,
-        minimum=1,
-        maximum=1000,
-        help="Noise levels below this are trained; 1000 is pure noise. Lower it, for example to"
-        " 400, to learn style and texture but not composition.",
-        aliases=("train_max_timesteps",),
-    )
-    fixed_timesteps_in_batch: bool = parameter(
-        False,
-        help="Use one noise level for the whole batch instead of one for each picture. Usually"
-        " off.",
-        aliases=("train_fixed_timsteps_in_batch", "train_fixed_timesteps_in_batch"),
     )
