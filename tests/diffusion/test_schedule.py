@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from trainer.diffusion.sampling import sample_latents
+from trainer.diffusion.sampling import sample_guided, sample_latents
 from trainer.diffusion.schedule import scaled_linear, zero_terminal_snr
 
 OF_SD1 = {
@@ -101,3 +101,29 @@ def test_zero_terminal_snr_equals_diffusers():
     torch.testing.assert_close(found.alphas_cumprod, reference.alphas_cumprod, atol=1e-5, rtol=1e-3)
     assert found.snr[-1] == 0
     assert found.prediction_type == "v_prediction"
+
+
+def test_zero_terminal_snr_is_drawn_from_pure_noise_on():
+    """Source: DDIMScheduler with trailing timesteps, as Lin et al. 2024, section 3.3, ask for."""
+    reference = DDIMScheduler(
+        **OF_SD1,
+        rescale_betas_zero_snr=True,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=False,
+    )
+    reference.set_timesteps(4)
+    told: list[int] = []
+
+    def denoise(latents, timesteps):
+        told.append(int(timesteps[0]))
+        return latents * 0.5
+
+    noise = expected = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    schedule = zero_terminal_snr(scaled_linear("v_prediction"))
+    found = sample_guided(denoise, schedule, noise, steps=4, guidance_scale=1.0)
+    for timestep in reference.timesteps:
+        expected = reference.step(expected * 0.5, timestep, expected).prev_sample
+    assert told == reference.timesteps.tolist() == [999, 749, 499, 249]
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
