@@ -72,6 +72,7 @@ class Denoising:
         return list(together.split([len(part) for part in parts]))
 
     def _errors(self, samples: Samples, told: Conditioning) -> torch.Tensor:
+        told = told.framed(samples.framings)
         prediction = self._model.denoise(samples.latents, samples.timesteps, told)
         errors = self._criterion.errors(prediction, samples.labels, samples.timesteps, samples.mask)
         return errors if samples.weights is None else errors * samples.weights

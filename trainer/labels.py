@@ -82,19 +82,20 @@ class FrozenModel:
 
     @torch.no_grad()
     def predict(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, prompts: Sequence[str]
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        prompts: Sequence[str],
+        framings: Sequence[Framing] | None = None,
     ) -> torch.Tensor:
         """The frozen predictions [n, c, h, w] for latents, timesteps [n] and prompts (n)."""
         size = at_once(latents)
         self.passes += len(latents)
-        parts = [
-            self.model.denoise(
-                latents[first : first + size],
-                timesteps[first : first + size],
-                self.encode(prompts[first : first + size]),
-            )
-            for first in range(0, len(latents), size)
-        ]
+        parts = []
+        for first in range(0, len(latents), size):
+            some = slice(first, first + size)
+            told = self.encode(prompts[some]).framed(None if framings is None else framings[some])
+            parts.append(self.model.denoise(latents[some], timesteps[some], told))
         return torch.cat(parts)
 
     def mixed(

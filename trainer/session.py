@@ -220,7 +220,7 @@ class Session:
         model = self.model
         targets = find_targets(
             model.unet,
-            [model.text_encoder] if self.trains_text_encoder else [],
+            model.text_encoders if self.trains_text_encoder else [],
             family=model.family.name,
             blocks=wanted.blocks,
             element=wanted.element,
@@ -342,16 +342,18 @@ def _gradient_checkpointing(model: DiffusionModel) -> Iterator[None]:
     """It works in training mode only; these models set dropout, which that mode is for, to 0."""
     model.unet.train()
     model.unet.enable_gradient_checkpointing()
-    enable = model.text_encoder.gradient_checkpointing_enable
-    if inspect.signature(enable).parameters:
-        # transformers 4.30 only has the reentrant kind, which loses the adapters' gradients
-        # here; the text encoder is small and does without.
-        model.text_encoder.train()
-        enable({"use_reentrant": False})
+    for encoder in model.text_encoders:
+        enable = encoder.gradient_checkpointing_enable
+        if inspect.signature(enable).parameters:
+            # transformers 4.30 only has the reentrant kind, which loses the adapters' gradients
+            # here; the text encoders are small and do without.
+            encoder.train()
+            enable({"use_reentrant": False})
     try:
         yield
     finally:
         model.unet.disable_gradient_checkpointing()
-        model.text_encoder.gradient_checkpointing_disable()
         model.unet.eval()
-        model.text_encoder.eval()
+        for encoder in model.text_encoders:
+            encoder.gradient_checkpointing_disable()
+            encoder.eval()

@@ -58,7 +58,7 @@ def test_config_and_yaml_agree_with_the_tensors(host):
     yaml = YAML.read_text("utf-8")
     with host.borrow(SETTINGS) as model:
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
-            assert config[name] == getattr(model.text_encoder.config, name)
+            assert config[name] == getattr(model.text_encoders[0].config, name)
         widths = model.unet.config.block_out_channels
         vae_widths = model.vae.config.block_out_channels
     assert f"model_channels: {widths[0]}" in yaml

@@ -52,7 +52,7 @@ def lora(tmp_path: Path, webui: Webui) -> AppliedLora:
 def test_every_tensor_is_the_webuis_own(webui: Webui) -> None:
     live = {p.data_ptr() for p in webui.model.parameters()}
     with WebuiHost().borrow(SETTINGS) as model:
-        for part in (model.unet, model.text_encoder):
+        for part in (model.unet, *model.text_encoders):
             assert all(p.data_ptr() in live for p in part.parameters())
         assert all(p.data_ptr() in live for p in model.vae.parameters())
         assert model.origin.name == "one.safetensors"

@@ -100,7 +100,7 @@ def test_the_model_is_left_as_it_was(
     host = StandaloneHost(tmp_path, tmp_path / "out", "cpu")
     plan = make_plan(settings, host)
     with host.borrow(settings[ModelSettings]) as model:
-        modules = (model.unet, model.text_encoder, model.vae)
+        modules = (model.unet, *model.text_encoders, model.vae)
         before = [p.clone() for module in modules for p in module.parameters()]
         session = Session(settings, plan, model, host, control=Control(), sink=lambda event: None)
         TRAIN[method](session)

@@ -3,10 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.conftest import tiny_modules
+from tests.conftest import tiny_tensors
 from trainer.models.detect import detect
-from trainer.models.export import ldm_tensors
-from trainer.models.families import CONV_IN, SD1
+from trainer.models.families import CONV_IN, FAMILIES, Family
 
 UNET = "model.diffusion_model."
 SDXL_TEXT = "conditioner.embedders.1.model.ln_final.weight"
@@ -19,16 +18,29 @@ def fake(**shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
-def test_a_real_layout_is_sd1_at_any_width():
-    assert detect(ldm_tensors(*tiny_modules(), SD1, torch.float16)).family is SD1
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_real_layout_is_told_at_any_width(family: Family):
+    found = detect(tiny_tensors(family, dtype=torch.float16))
+    assert found.family is family
+    assert (found.title, found.reason) == (family.title, "")
 
 
 @pytest.mark.parametrize(
     ("shapes", "title"),
     [
-        ({CONV_IN: (320, 4, 3, 3), SD2_TEXT: (1024,)}, "Stable Diffusion 2"),
-        ({CONV_IN: (320, 4, 3, 3), SDXL_TEXT: (1280,), MIDDLE: (1,)}, "Stable Diffusion XL"),
-        ({CONV_IN: (320, 4, 3, 3), SDXL_TEXT: (1280,)}, "SSD-1B"),
+        ({CONV_IN: (320, 4, 3, 3), SDXL_TEXT: (1280,)}, "SSD-1B or a relative"),
+        (
+            {CONV_IN: (320, 4, 3, 3), SDXL_TEXT: (1280,), MIDDLE: (1,), "edm_mean": (4,)},
+            "Playground 2.5 or a relative",
+        ),
+        (
+            {CONV_IN: (320, 9, 3, 3), SDXL_TEXT: (1280,), MIDDLE: (1,)},
+            "Stable Diffusion XL, inpainting",
+        ),
+        (
+            {CONV_IN: (320, 4, 3, 3), UNET + "label_emb.0.0.weight": (1, 2816)},
+            "a Stable Diffusion XL UNet without its text encoders",
+        ),
         ({CONV_IN: (384, 4, 3, 3), REFINER_TEXT: (1280,)}, "the Stable Diffusion XL refiner"),
         ({CONV_IN: (320, 9, 3, 3), SD2_TEXT: (1,)}, "Stable Diffusion 2, inpainting"),
         ({CONV_IN: (320, 8, 3, 3), SD2_TEXT: (1,)}, "Stable Diffusion 2, instruct-pix2pix"),

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainer.models.model import compute_dtype
+from tests.conftest import tiny_tensors
+from trainer.data.views import Framing
+from trainer.errors import BadInput
+from trainer.models.families import SD1, SD2, SDXL
+from trainer.models.model import DiffusionModel, assemble_model, compute_dtype
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 FP32, FP16, BF16, FP8 = torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn
@@ -33,3 +37,54 @@ def test_what_is_computed_in(monkeypatch, precision, stored, device, computed) -
 def test_a_gpu_without_bfloat16_computes_in_float32(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert compute_dtype("auto", BF16, GPU) is FP32
+
+
+@pytest.fixture(scope="module")
+def sdxl() -> DiffusionModel:
+    return assemble_model(tiny_tensors(SDXL), SDXL, device=CPU)
+
+
+@torch.no_grad()
+def test_sdxls_unet_is_told_the_pooled_prompt_and_the_sizes(sdxl: DiffusionModel) -> None:
+    told = sdxl.encode_prompts(["a cat", "a dog"])
+    latents, timesteps = torch.randn(2, 4, 8, 16), torch.tensor([3, 700])
+
+    def expected(sizes: list[list[int]]) -> torch.Tensor:
+        added = {"text_embeds": told.pooled, "time_ids": torch.tensor(sizes)}
+        return sdxl.unet(latents, timesteps, told.context, added_cond_kwargs=added).sample
+
+    whole = sdxl.denoise(latents, timesteps, told)
+    torch.testing.assert_close(whole, expected([[64, 128, 0, 0, 64, 128]] * 2))
+    framings = [Framing((90, 700), (0, 8), (64, 128)), Framing((64, 128), (0, 0), (64, 128))]
+    cut = sdxl.denoise(latents, timesteps, told.framed(framings))
+    torch.testing.assert_close(cut, expected([[90, 700, 0, 8, 64, 128], [64, 128, 0, 0, 64, 128]]))
+    assert (cut[0] - whole[0]).abs().max() > 1e-4
+
+
+def test_sdxl_without_a_negative_prompt_is_drawn_against_zeros(sdxl: DiffusionModel) -> None:
+    """Source: force_zeros_for_empty_prompt of the published sd_xl_base pipeline."""
+    told = sdxl.encode_guided(["a cat"])
+    assert not told.context[0].any()
+    assert not told.pooled[0].any()
+    one = sdxl.encode_prompts(["a cat"])
+    torch.testing.assert_close(told.context[1:], one.context)
+    assert sdxl.encode_guided(["a cat"], "a dog").context[0].any()
+    sd1 = assemble_model(tiny_tensors(SD1), SD1, device=CPU)
+    assert sd1.encode_guided(["a cat"]).context[0].any()
+
+
+def test_a_last_step_of_pure_noise_needs_a_velocity() -> None:
+    tensors = tiny_tensors(SD2)
+    model = assemble_model(tensors, SD2, device=CPU, prediction_type="v_prediction", zero_snr=True)
+    assert model.schedule.alphas_cumprod[-1] == 0
+    with pytest.raises(BadInput, match="zero_terminal_snr"):
+        assemble_model(tensors, SD2, device=CPU, prediction_type="epsilon", zero_snr=True)
+
+
+def test_only_sd2_is_asked_what_it_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.models.model.predicts_velocity", lambda unet: True)
+    found = [
+        assemble_model(tiny_tensors(family), family, device=CPU, prediction_type=None)
+        for family in (SD1, SD2)
+    ]
+    assert [one.schedule.prediction_type for one in found] == ["epsilon", "v_prediction"]

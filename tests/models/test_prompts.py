@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from trainer.models.families import SD1
 from trainer.models.prompts import BREAK, WeightedEncoder, parse, token_count, truncated
-from trainer.models.text import PromptEncoder
+from trainer.models.text import PromptEncoder, TextEncoder
 from trainer.models.tokenizer import clip_tokenizer
 
 
@@ -62,7 +63,8 @@ def encoder() -> PromptEncoder:
         )
     )
     torch.nn.init.normal_(model.text_model.final_layer_norm.bias, 0.3)
-    return PromptEncoder(clip_tokenizer(), model.eval().requires_grad_(False))
+    model.eval().requires_grad_(False)
+    return PromptEncoder(clip_tokenizer(), [TextEncoder(model, SD1.text_encoders[0])])
 
 
 def test_plain_prompts_are_encoded_as_without_the_syntax(encoder: PromptEncoder) -> None:

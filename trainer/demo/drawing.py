@@ -30,7 +30,7 @@ def drawing(host: StandaloneHost, settings: JobSettings, file: Path) -> Iterator
     with host.borrow(settings[ModelSettings]) as model:
         targets = find_targets(
             model.unet,
-            [model.text_encoder] if BASE in wanted.blocks else [],
+            model.text_encoders if BASE in wanted.blocks else [],
             family=model.family.name,
             blocks=wanted.blocks,
             element=wanted.element,

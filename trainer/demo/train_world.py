@@ -47,7 +47,7 @@ def main() -> None:
     tokenizer = clip_tokenizer()
     model = Denoiser(tokenizer)
     model.load_state_dict(torch.load(denoiser_file))
-    tensors = ldm_tensors(model.unet, vae, model.text_encoder, SD1, torch.float16)
+    tensors = ldm_tensors(model.unet, vae, [model.text_encoder], SD1, torch.float16)
     write_checkpoint(CHECKPOINT, tensors)
     right, total = score(model.eval(), vae, tokenizer, count=200)
     print(f"{CHECKPOINT}: the judge reads {right} of {total} prompts right")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from PIL import Image
 
-from ..diffusion.sampling import sample_latents
+from ..diffusion.sampling import sample_guided
 from ..models.model import DiffusionModel
-from ..models.text import Conditioning
 
 LATENT_CELL_PX = 8
 
@@ -43,13 +43,10 @@ def draw_pictures(
     for first in range(0, len(prompts), batch_size):
         part = list(prompts[first : first + batch_size])
         noise = torch.stack([_noise(s, size_px) for s in seeds[first : first + batch_size]])
-        context = model.encode_prompts([negative_prompt] * len(part) + part).context.float()
-        negative, positive = context.chunk(2)
-        latents = sample_latents(
-            lambda x, t, c: model.denoise(x, t, Conditioning(c)),
+        told = model.encode_guided(part, negative_prompt)
+        latents = sample_guided(
+            partial(model.denoise, conditioning=told),
             model.schedule,
-            positive,
-            negative,
             noise.to(model.device),
             steps=steps,
             guidance_scale=guidance_scale,

@@ -22,6 +22,7 @@ from ..models.detect import Detection, detect
 from ..models.families import CONV_IN, Family
 from ..models.ldm_names import VAE_PREFIX
 from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model, compute_dtype
+from ..models.prediction import chosen_prediction, chosen_zero_snr
 from ..settings.groups import ModelSettings
 from .gate import Gate, Manners
 
@@ -202,8 +203,8 @@ class Loan:
         self._sources = _addresses(tensors)
         stored = tensors[CONV_IN].dtype
         dtype = compute_dtype(settings.base_precision, stored, lender.device)
-        prediction_type = self._prediction_type()
-        zero_snr = lender.zero_snr(live)
+        said: PredictionType = "v_prediction" if lender.velocity(live) else "epsilon"
+        predicted = chosen_prediction(settings, said)
         own_vae = lender.own_vae(live) if self._vae is None else self._vae
         vae = own_vae or {n: t for n, t in tensors.items() if n.startswith(VAE_PREFIX)}
         others = {n: t for n, t in tensors.items() if not n.startswith(VAE_PREFIX)}
@@ -212,8 +213,8 @@ class Loan:
             family,
             device=lender.device,
             clip_skip=settings.clip_skip,
-            prediction_type=prediction_type,
-            zero_snr=zero_snr and prediction_type == "v_prediction",
+            prediction_type=predicted,
+            zero_snr=chosen_zero_snr(settings, predicted, lender.zero_snr(live)),
             vae_tensors=_placed(vae, DTYPES[settings.vae_precision], lender.device),
             origin=Origin(
                 Path(self._info.filename).name,
@@ -222,13 +223,6 @@ class Loan:
                 self._vae_name,
             ),
         )
-
-    def _prediction_type(self) -> PredictionType:
-        if self._settings.prediction_type == "epsilon":
-            return "epsilon"
-        velocity = self._lender.velocity(self._lender.live())
-        forced = self._settings.prediction_type == "v_prediction"
-        return "v_prediction" if velocity or forced else "epsilon"
 
     def _look_around(self) -> Manners:
         """Called between two steps: the user's manners, and whether a checkpoint was chosen."""
@@ -256,7 +250,7 @@ class Loan:
         for ours, theirs in (
             (self.model.unet, fresh.unet),
             (self.model.vae, fresh.vae),
-            (self.model.text_encoder, fresh.text_encoder),
+            *zip(self.model.text_encoders, fresh.text_encoders, strict=True),
         ):
             for mine, new in zip(ours.parameters(), theirs.parameters(), strict=True):
                 mine.data = new.data

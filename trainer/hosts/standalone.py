@@ -10,14 +10,19 @@ from pathlib import Path
 import torch
 
 from ..control import Control
-from ..diffusion.schedule import PredictionType
 from ..errors import BadInput, Problem
-from ..models.checkpoint import EXTENSIONS, legacy_hash, read_tensors
+from ..models.checkpoint import EXTENSIONS, legacy_hash, metadata, read_tensors
 from ..models.detect import detect
 from ..models.families import CONV_IN
 from ..models.hashes import HashCache
 from ..models.ldm_names import VAE_PREFIX
 from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model, compute_dtype
+from ..models.prediction import (
+    ZERO_SNR_MARK,
+    chosen_prediction,
+    chosen_zero_snr,
+    marked_prediction,
+)
 from ..settings.groups import ModelSettings
 
 log = logging.getLogger(__name__)
@@ -92,12 +97,14 @@ class StandaloneHost:
             raise _refused(settings.checkpoint, found.title, found.reason)
         vae = self._read_vae(settings.vae) if settings.vae else tensors
         dtype = compute_dtype(settings.base_precision, tensors[CONV_IN].dtype, self.device)
+        predicted = chosen_prediction(settings, marked_prediction(tensors, metadata(path)))
         yield assemble_model(
             self._placed(_without_vae(tensors), dtype),
             found.family,
             device=self.device,
             clip_skip=settings.clip_skip,
-            prediction_type=prediction_type(settings, tensors),
+            prediction_type=predicted,
+            zero_snr=chosen_zero_snr(settings, predicted, ZERO_SNR_MARK in tensors),
             vae_tensors=self._placed(_vae_part(vae), DTYPES[settings.vae_precision]),
             origin=Origin(
                 path.name,
@@ -148,15 +155,6 @@ class StandaloneHost:
         }
 
 
-def prediction_type(settings: ModelSettings, tensors: Tensors) -> PredictionType:
-    """What the model predicts: as set, or by the mark that v-prediction files carry."""
-    if settings.prediction_type == "epsilon":
-        return "epsilon"
-    if settings.prediction_type == "v_prediction" or "v_pred" in tensors:
-        return "v_prediction"
-    return "epsilon"
-
-
 def _vae_part(tensors: Tensors) -> Tensors:
     """The tensors of the VAE, named as in a bare VAE file."""
     if "encoder.conv_in.weight" in tensors:
@@ -175,7 +173,7 @@ def _refused(name: str, title: str, reason: str) -> BadInput:
             Problem(
                 "checkpoint",
                 f"{name} is {title}, which cannot be trained on: {reason}",
-                "choose a Stable Diffusion 1 checkpoint",
+                "choose a Stable Diffusion 1, 2 or XL checkpoint",
             )
         ]
     )

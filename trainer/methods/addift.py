@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..data.views import Framing
 from ..diffusion.loss import Criterion
 from ..labels import FrozenModel, Samples
 from ..loop import Outcome
@@ -51,7 +52,8 @@ def train(session: Session) -> Outcome:
         lesson = next(lessons)
         batch = lesson.samples
         network.multiplier = lesson.strength
-        prediction = model.denoise(batch.latents, batch.timesteps, encode(batch.prompts))
+        told = encode(batch.prompts).framed(batch.framings)
+        prediction = model.denoise(batch.latents, batch.timesteps, told)
         return criterion.loss(prediction, batch.labels, batch.timesteps, batch.mask)
 
     with network:
@@ -107,6 +109,7 @@ class _Question:
     timesteps: torch.Tensor
     captions: tuple[str, ...]
     mask: torch.Tensor | None
+    framings: tuple[Framing, ...]
     strength: float
 
 
@@ -134,11 +137,13 @@ def _question(session: Session, data: PairData, number: int, count: int) -> _Que
     )
     strength = wanted.direction_strength
     if number % 2 == 0 or wanted.alternate_ratio == 0:
-        return _Question(after, before, timesteps, batch.captions, batch.mask, strength)
+        return _Question(
+            after, before, timesteps, batch.captions, batch.mask, batch.framings, strength
+        )
     back = -strength * abs(wanted.alternate_ratio)
     if wanted.alternate_ratio < 0:
-        return _Question(noise, noise, timesteps, batch.captions, None, back)
-    return _Question(before, after, timesteps, batch.captions, batch.mask, back)
+        return _Question(noise, noise, timesteps, batch.captions, None, batch.framings, back)
+    return _Question(before, after, timesteps, batch.captions, batch.mask, batch.framings, back)
 
 
 def _labelled(frozen: FrozenModel, questions: list[_Question]) -> list[Lesson]:
@@ -153,12 +158,14 @@ def _labelled(frozen: FrozenModel, questions: list[_Question]) -> list[Lesson]:
             torch.cat([one.shown for one in alike]),
             torch.cat([one.timesteps for one in alike]),
             [caption for one in alike for caption in one.captions],
+            [framing for one in alike for framing in one.framings],
         )
         parts = answers.split([len(one.shown) for one in alike])
         labels.update(zip(indices, parts, strict=True))
     return [
         Lesson(
-            Samples(one.asked, one.timesteps, labels[index], one.captions, one.mask), one.strength
+            Samples(one.asked, one.timesteps, labels[index], one.captions, one.mask, one.framings),
+            one.strength,
         )
         for index, one in enumerate(questions)
     ]

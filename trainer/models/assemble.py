@@ -14,15 +14,24 @@ from typing import Any, TypeVar
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ..errors import BadInput, Problem
-from .families import Family
-from .ldm_names import UNET_PREFIX, VAE_PREFIX, unet_name, vae_name
+from .families import SIZE_EMBEDDING_WIDTH, Family, TextEncoderRow
+from .ldm_names import (
+    FUSED,
+    OPENCLIP_LAYERS,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    openclip_name,
+    unet_name,
+    vae_name,
+)
 
 Tensors = Mapping[str, torch.Tensor]
 Module = TypeVar("Module", bound=nn.Module)
 CLIP_HEAD_WIDTH = 64
+CLIP_LAYERS = r"(?:text_model\.)?encoder\.layers\."
 
 
 def assemble_unet(tensors: Tensors, family: Family) -> UNet2DConditionModel:
@@ -60,22 +69,49 @@ def assemble_vae(tensors: Tensors, family: Family) -> AutoencoderKL:
     return _fill(vae, tensor)
 
 
-def assemble_clip(tensors: Tensors, prefix: str) -> CLIPTextModel:
-    """transformers' CLIP text model over the tensors under `prefix`, frozen.
+def assemble_text_encoder(tensors: Tensors, row: TextEncoderRow) -> CLIPTextModel:
+    """transformers' CLIP text model over a checkpoint's tensors, frozen.
+
+    The tensors have transformers' names, or OpenCLIP's: then the three projections that lie in
+    one tensor become views of it.
+
+    Returns:
+        A CLIPTextModelWithProjection where the row asks for the pooled output.
 
     Raises:
         BadInput: when tensors are missing or of another shape than the layout demands.
     """
-    own = _below(tensors, prefix)
-    if "text_model.final_layer_norm.weight" not in own:  # files older than transformers 4.x
-        own = {f"text_model.{name}": tensor for name, tensor in own.items()}
+    own = _below(tensors, row.prefix)
+    config = clip_config(own, row)
+    find = _finder(own)
     with torch.device("meta"):
-        encoder = CLIPTextModel(clip_config(own))
-    _fill(encoder, lambda name: _find(own, name, "the text encoder"))
+        encoder = (CLIPTextModelWithProjection if row.pooled else CLIPTextModel)(config)
+    _fill(encoder, lambda name: find(own, name))
     embeddings = encoder.text_model.embeddings
     positions, device = embeddings.position_embedding.weight, encoder.device
     embeddings.position_ids = torch.arange(len(positions), device=device)[None]
     return encoder
+
+
+def _finder(own: Tensors) -> Callable[[Tensors, str], torch.Tensor]:
+    """How a text encoder's tensors are found, by transformers' names."""
+    return _openclip if any(name.startswith(OPENCLIP_LAYERS) for name in own) else _clip
+
+
+def _clip(own: Tensors, name: str) -> torch.Tensor:
+    """A text encoder's tensor under transformers' name for it."""
+    if "text_model.final_layer_norm.weight" not in own:  # files older than transformers 4.x
+        name = name.removeprefix("text_model.")
+    return _find(own, name, "the text encoder")
+
+
+def _openclip(own: Tensors, name: str) -> torch.Tensor:
+    """The same of an encoder in OpenCLIP's layout: the tensor itself, or a view of it."""
+    theirs, third = openclip_name(name)
+    found = _find(own, theirs, "the text encoder")
+    if third is not None:
+        return found.chunk(len(FUSED))[third]
+    return found.T if name == "text_projection.weight" else found
 
 
 def unet_config(own: Tensors, family: Family) -> dict[str, Any]:
@@ -103,7 +139,9 @@ def unet_config(own: Tensors, family: Family) -> dict[str, Any]:
     attention = [depth > 0 for depth in depths]
     context = _find(own, _first_cross_attention(attention), "the UNet").shape[1]
     projection = _find(own, "middle_block.1.proj_in.weight", "the UNet")
-    heads: int | list[int] = family.attention_heads or [w // CLIP_HEAD_WIDTH for w in widths]
+    heads: int | list[int] = family.attention_heads or [
+        max(1, width // CLIP_HEAD_WIDTH) for width in widths
+    ]
     return {
         "in_channels": own["input_blocks.0.0.weight"].shape[1],
         "out_channels": _find(own, "out.2.weight", "the UNet").shape[0],
@@ -119,6 +157,18 @@ def unet_config(own: Tensors, family: Family) -> dict[str, Any]:
         "attention_head_dim": heads,  # the number of heads, in spite of its name
         "cross_attention_dim": context,
         "use_linear_projection": projection.ndim == 2,
+        **_size_config(own),
+    }
+
+
+def _size_config(own: Tensors) -> dict[str, Any]:
+    """Arguments of a UNet that is also told the pooled text and six sizes."""
+    if "label_emb.0.0.weight" not in own:
+        return {}
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": SIZE_EMBEDDING_WIDTH,
+        "projection_class_embeddings_input_dim": own["label_emb.0.0.weight"].shape[1],
     }
 
 
@@ -141,21 +191,23 @@ def vae_config(own: Tensors, family: Family) -> dict[str, Any]:
     }
 
 
-def clip_config(own: Tensors) -> CLIPTextConfig:
-    """CLIP's text configuration, read off tensors in transformers' names."""
-    embedding = _find(own, "text_model.embeddings.token_embedding.weight", "the text encoder")
-    positions = _find(own, "text_model.embeddings.position_embedding.weight", "the text encoder")
-    inner = _find(own, "text_model.encoder.layers.0.mlp.fc1.weight", "the text encoder")
-    vocabulary, width = embedding.shape
+def clip_config(own: Tensors, row: TextEncoderRow) -> CLIPTextConfig:
+    """CLIP's text configuration, read off tensors in transformers' or OpenCLIP's names."""
+    find = _finder(own)
+    vocabulary, width = find(own, "text_model.embeddings.token_embedding.weight").shape
+    positions = find(own, "text_model.embeddings.position_embedding.weight")
+    inner = find(own, "text_model.encoder.layers.0.mlp.fc1.weight")
+    layer = re.escape(OPENCLIP_LAYERS) if find is _openclip else CLIP_LAYERS
+    projection = find(own, "text_projection.weight") if row.pooled else inner.new_empty(width, 0)
     return CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=inner.shape[0],
-        num_hidden_layers=_count(own, r"text_model\.encoder\.layers\.(\d+)\."),
+        num_hidden_layers=_count(own, layer + r"(\d+)\.") - row.last_layers_unused,
         num_attention_heads=max(1, width // CLIP_HEAD_WIDTH),
         max_position_embeddings=positions.shape[0],
-        hidden_act="quick_gelu",
-        projection_dim=width,
+        hidden_act=row.activation,
+        projection_dim=projection.shape[0],
         bos_token_id=vocabulary - 2,
         eos_token_id=vocabulary - 1,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .families import CONV_IN, SD1, Family
+from .families import CONV_IN, SD1, SD2, SDXL, Family
 from .ldm_names import UNET_PREFIX
 
 Tensors = Mapping[str, torch.Tensor]
@@ -18,7 +18,14 @@ _SD1_TEXT_OLD = "cond_stage_model.transformer.embeddings.token_embedding.weight"
 _SDXL_TEXT_2 = "conditioner.embedders.1.model.ln_final.weight"
 _SDXL_REFINER_TEXT = "conditioner.embedders.0.model.ln_final.weight"
 _LABELS = UNET_PREFIX + "label_emb.0.0.weight"
+_EDM = ("edm_mean", "edm_vpred.sigma_max")
+"""Tensors that mark models of another noise schedule."""
 _MIDDLE_ATTENTION = UNET_PREFIX + "middle_block.1.proj_in.weight"
+
+_REFINER = "it only finishes pictures that the base model began; train on the base"
+_SMALLER = "parts of its UNet were taken out, and readers find no place for its LoRAs"
+_OTHER_NOISE = "it was trained with another kind of noise schedule (EDM)"
+_NO_TEXT = "the text encoders are missing; choose a whole checkpoint"
 
 
 @dataclass(frozen=True)
@@ -43,33 +50,32 @@ def detect(tensors: Tensors) -> Detection:
         return Detection(None, title, "it holds no Stable Diffusion UNet in the checkpoint layout")
     in_channels = tensors[CONV_IN].shape[1]
     kind = {9: "inpainting", 8: "instruct-pix2pix"}.get(in_channels)
-    title, family = _by_text_encoder(tensors)
-    if kind is not None:
-        return Detection(
-            None,
-            f"{title}, {kind}",
-            f"its UNet takes {in_channels} channels instead of 4; choose the ordinary checkpoint",
-        )
+    found = _by_text_encoder(tensors)
     if in_channels != 4:
-        return Detection(None, title, f"its UNet takes {in_channels} channels instead of 4")
-    if family is None:
-        return Detection(None, title, "this family is not supported")
-    return Detection(family, title)
+        reason = f"its UNet takes {in_channels} channels instead of 4"
+        if kind is not None:
+            reason += "; train on the ordinary checkpoint, whose LoRAs work on this one too"
+        return Detection(None, f"{found.title}, {kind}" if kind else found.title, reason)
+    return found
 
 
-def _by_text_encoder(tensors: Tensors) -> tuple[str, Family | None]:
+def _by_text_encoder(tensors: Tensors) -> Detection:
+    """What an ordinary checkpoint is."""
     if _SDXL_TEXT_2 in tensors:
-        small = _MIDDLE_ATTENTION not in tensors
-        return ("SSD-1B" if small else "Stable Diffusion XL"), None
+        if _MIDDLE_ATTENTION not in tensors:
+            return Detection(None, "SSD-1B or a relative", _SMALLER)
+        if any(mark in tensors for mark in _EDM):
+            return Detection(None, "Playground 2.5 or a relative", _OTHER_NOISE)
+        return Detection(SDXL, SDXL.title)
     if _SDXL_REFINER_TEXT in tensors:
-        return "the Stable Diffusion XL refiner", None
+        return Detection(None, "the Stable Diffusion XL refiner", _REFINER)
     if _OPENCLIP in tensors:
-        return "Stable Diffusion 2", None
+        return Detection(SD2, SD2.title)
     if _SD1_TEXT in tensors or _SD1_TEXT_OLD in tensors:
-        return SD1.title, SD1
+        return Detection(SD1, SD1.title)
     if _LABELS in tensors:
-        return "a Stable Diffusion XL UNet without its text encoders", None
-    return "a UNet without a text encoder", None
+        return Detection(None, "a Stable Diffusion XL UNet without its text encoders", _NO_TEXT)
+    return Detection(None, "a UNet without a text encoder", _NO_TEXT)
 
 
 def _not_a_checkpoint(tensors: Tensors) -> str:

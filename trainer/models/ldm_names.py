@@ -138,3 +138,44 @@ def _renamed(rest: str, table: Sequence[tuple[str, str]]) -> str:
         if rest.startswith(ours):
             return theirs + rest[len(ours) :]
     return rest
+
+
+_OPENCLIP_TOP = {
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm.weight": "ln_final.weight",
+    "text_model.final_layer_norm.bias": "ln_final.bias",
+    "text_projection.weight": "text_projection",
+}
+_OPENCLIP_LAYER = (
+    ("layer_norm1.", "ln_1."),
+    ("layer_norm2.", "ln_2."),
+    ("mlp.fc1.", "mlp.c_fc."),
+    ("mlp.fc2.", "mlp.c_proj."),
+    ("self_attn.out_proj.", "attn.out_proj."),
+)
+OPENCLIP_LAYERS = "transformer.resblocks."
+"""The names of OpenCLIP's layers begin so."""
+FUSED = ("q", "k", "v")
+"""What OpenCLIP's input projection holds, in this order, one third of its rows each."""
+
+
+def openclip_name(name: str) -> tuple[str, int | None]:
+    """The OpenCLIP name of a tensor of transformers' CLIPTextModelWithProjection.
+
+    Returns:
+        The name, and which third of the tensor's rows is meant; None for all of it.
+
+    Raises:
+        KeyError: for a name that has no place in the OpenCLIP layout.
+    """
+    if name in _OPENCLIP_TOP:
+        return _OPENCLIP_TOP[name], None
+    match = re.fullmatch(r"text_model\.encoder\.layers\.(\d+)\.(.+)", name)
+    if match is None:
+        raise KeyError(f"{name} has no place in the OpenCLIP layout")
+    layer, rest = f"{OPENCLIP_LAYERS}{match[1]}.", match[2]
+    fused = re.fullmatch(r"self_attn\.([qkv])_proj\.(weight|bias)", rest)
+    if fused is not None:
+        return f"{layer}attn.in_proj_{fused[2]}", FUSED.index(fused[1])
+    return layer + _renamed(rest, _OPENCLIP_LAYER), None

@@ -10,10 +10,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from ..diffusion.schedule import NoiseSchedule, PredictionType, scaled_linear, zero_terminal_snr
-from .assemble import assemble_clip, assemble_unet, assemble_vae
+from ..errors import BadInput, Problem
+from .assemble import assemble_text_encoder, assemble_unet, assemble_vae
 from .families import Family
+from .prediction import predicts_velocity
 from .prompts import WeightedEncoder
-from .text import Conditioning, PromptEncoder
+from .text import Conditioning, PromptEncoder, TextEncoder
 from .tokenizer import clip_tokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,22 +54,27 @@ class Origin:
 
 @dataclass
 class DiffusionModel:
-    """UNet, autoencoder and text encoder over shared tensors, all frozen.
+    """UNet, autoencoder and text encoders over shared tensors, all frozen.
 
     Attributes:
-        compute_dtype: what the UNet and text encoder calculate in; autocast is on when it is not
+        prompts: holds the text encoders.
+        compute_dtype: what the UNet and text encoders calculate in; autocast is on when it is not
             float32.
     """
 
     family: Family
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel
     prompts: PromptEncoder
     schedule: NoiseSchedule
     device: torch.device
     compute_dtype: torch.dtype
     origin: Origin = field(default_factory=lambda: Origin("unknown"))
+
+    @property
+    def text_encoders(self) -> tuple[CLIPTextModel, ...]:
+        """In the family's order."""
+        return tuple(encoder.model for encoder in self.prompts.encoders)
 
     def autocast(self) -> torch.autocast:
         """The precision of the model's calculations, as a context."""
@@ -79,9 +86,18 @@ class DiffusionModel:
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
         """The UNet's prediction, float32 of the latents' shape [n, 4, h, w]."""
+        added: dict[str, torch.Tensor] | None = None
+        if conditioning.pooled is not None:
+            height, width = latents.shape[-2:]
+            sizes = conditioning.sizes_px((height, width))
+            added = {"text_embeds": conditioning.pooled, "time_ids": sizes}
         with self.autocast():
             prediction: torch.Tensor = self.unet(
-                latents, timesteps, conditioning.context, return_dict=False
+                latents,
+                timesteps,
+                conditioning.context,
+                added_cond_kwargs=added,
+                return_dict=False,
             )[0]
         return prediction.float()
 
@@ -94,6 +110,17 @@ class DiffusionModel:
         """Prompts in the webui's syntax; see `WeightedEncoder`."""
         with self.autocast():
             return WeightedEncoder(self.prompts)(prompts)
+
+    @torch.no_grad()
+    def encode_guided(self, prompts: list[str], negative_prompt: str = "") -> Conditioning:
+        """Twice as many as `prompts`: what guidance leads away from, then the prompts."""
+        count = len(prompts)
+        both = self.encode_prompts([negative_prompt] * count + prompts)
+        if negative_prompt == "" and self.family.empty_negative_is_zero:
+            both.context[:count] = 0
+            if both.pooled is not None:
+                both.pooled[:count] = 0
+        return both
 
     @torch.no_grad()
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -120,7 +147,7 @@ def assemble_model(
     *,
     device: torch.device,
     clip_skip: int = 1,
-    prediction_type: PredictionType = "epsilon",
+    prediction_type: PredictionType | None = "epsilon",
     zero_snr: bool = False,
     vae_tensors: Mapping[str, torch.Tensor] | None = None,
     origin: Origin | None = None,
@@ -128,22 +155,34 @@ def assemble_model(
     """Assembles the model over a checkpoint's tensors, which already have device and dtype.
 
     Args:
+        prediction_type: what the model predicts; None: nothing tells, so that the model is asked
+            where the family has both kinds.
         zero_snr: the model was trained with a last step of pure noise.
 
     Raises:
-        BadInput: when tensors are missing or of another shape than the layout demands.
+        BadInput: when tensors are missing or of another shape than the layout demands, or when a
+            model that predicts the noise is to have a last step of pure noise.
     """
-    schedule = scaled_linear(prediction_type)
     unet = assemble_unet(tensors, family)
-    text_encoder = assemble_clip(tensors, family.text_prefixes[0])
-    tokenizer = clip_tokenizer()
+    if prediction_type is None:
+        velocity = family.unmarked_velocity and predicts_velocity(unet)
+        prediction_type = "v_prediction" if velocity else "epsilon"
+    schedule = scaled_linear(prediction_type)
+    if zero_snr:
+        if prediction_type == "epsilon":
+            what = "is on, but the model predicts the noise, which says nothing of pure noise"
+            raise BadInput([Problem("zero_terminal_snr", what, "set it to off")])
+        schedule = zero_terminal_snr(schedule)
+    encoders = [
+        TextEncoder(assemble_text_encoder(tensors, row), row, clip_skip)
+        for row in family.text_encoders
+    ]
     return DiffusionModel(
         family=family,
         unet=unet,
         vae=assemble_vae(tensors if vae_tensors is None else vae_tensors, family),
-        text_encoder=text_encoder,
-        prompts=PromptEncoder(tokenizer, text_encoder, clip_skip),
-        schedule=(zero_terminal_snr(schedule) if zero_snr else schedule).to(device),
+        prompts=PromptEncoder(clip_tokenizer(), encoders),
+        schedule=schedule.to(device),
         device=device,
         compute_dtype=unet.dtype,
         origin=origin or Origin("unknown"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .text import CHUNK_TOKENS, Conditioning, PromptEncoder
+from .text import CHUNK_TOKENS, Conditioning, PromptEncoder, filled_up
 
 STEP = 1.1
 """Factor of one pair of round brackets."""
@@ -135,25 +135,23 @@ class WeightedEncoder:
         """States of `prompts`, [len(prompts), 77 * most windows, width].
 
         Every token's state is multiplied by its weight, and the whole prompt then by one factor
-        that gives it back its mean, as the webui's emphasis "Original" does.
+        that gives it back its mean, as the webui's emphasis "Original" does.  Each encoder's
+        states have a factor of their own; the pooled output stays what it is.
         """
-        encoder = self.encoder
-        windows = [split(prompt, encoder.tokens) for prompt in prompts]
-        most = max(len(one) for one in windows)
-        filled = [one + [[]] * (most - len(one)) for one in windows]
-        device = encoder.text_encoder.device
-        ids = [encoder.window([token for token, _ in window]) for one in filled for window in one]
-        weights = [_weights(window) for one in filled for window in one]
-        states = encoder.states(torch.tensor(ids, device=device))
-        factors = torch.tensor(weights, device=device).to(states.dtype)[..., None]
-        if bool((factors == 1).all()):
-            weighted = states
-        else:
-            weighted = states * factors
+        windows = [split(prompt, self.encoder.tokens) for prompt in prompts]
+        weights = [_weights(window) for one in filled_up(windows) for window in one]
+
+        plain = all(weight == 1 for row in weights for weight in row)
+
+        def weighed(states: torch.Tensor) -> torch.Tensor:
+            factors = torch.tensor(weights, device=states.device).to(states.dtype)[..., None]
+            product = states * factors
             # The webui takes the mean of a window's whole batch; here each window has its own.
             axes = (1, 2)
-            weighted = weighted * (states.mean(axes, True) / weighted.mean(axes, True))
-        return Conditioning(weighted.reshape(len(prompts), -1, states.shape[-1]))
+            return product * (states.mean(axes, True) / product.mean(axes, True))
+
+        tokens = [[[token for token, _ in window] for window in one] for one in windows]
+        return self.encoder.encode_windows(tokens, None if plain else weighed)
 
 
 def _weights(window: Sequence[tuple[int, float]]) -> list[float]:

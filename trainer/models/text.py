@@ -1,16 +1,26 @@
-"""Prompts to the states that the UNet is conditioned on."""
+"""Prompts to what the UNet is conditioned on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TypeVar
 
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ..data.views import Framing
+from .families import TextEncoderRow
+
+Item = TypeVar("Item")
+
 CHUNK_TOKENS = 75
 """Tokens of a prompt in one window of the text encoder, between its two marks."""
+Window = Sequence[int]
+"""At most `CHUNK_TOKENS` token ids, without marks."""
+Reshape = Callable[[torch.Tensor], torch.Tensor]
+"""States [windows, 77, width] to states of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -18,81 +28,149 @@ class Conditioning:
     """What the UNet is told beside the noisy latents.
 
     Attributes:
-        context: [n, 77 * chunks, width], the text encoder's states.
+        context: [n, 77 * chunks, width], the text encoders' states side by side.
+        pooled: [n, width], the whole prompt as one vector; None in families without it.
+        framings: how each picture was cut; None: the latents are whole pictures.
     """
 
     context: torch.Tensor
+    pooled: torch.Tensor | None = None
+    framings: tuple[Framing, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.context)
 
+    def __getitem__(self, part: slice) -> Conditioning:
+        """Some neighbouring prompts."""
+        pooled = None if self.pooled is None else self.pooled[part]
+        framings = None if self.framings is None else self.framings[part]
+        return Conditioning(self.context[part], pooled, framings)
+
     def repeated(self, count: int) -> Conditioning:
         """`count` copies of a single prompt's conditioning."""
-        return Conditioning(self.context.expand(count, -1, -1))
+        pooled = None if self.pooled is None else self.pooled.expand(count, -1)
+        return Conditioning(self.context.expand(count, -1, -1), pooled)
+
+    def framed(self, framings: Sequence[Framing] | None) -> Conditioning:
+        """The same prompts for pictures that were cut so."""
+        return replace(self, framings=None if framings is None else tuple(framings))
+
+    def sizes_px(self, latents_size: tuple[int, int], cell_px: int = 8) -> torch.Tensor:
+        """What a family with sizes is told: float32 [n, 6], beside the context.
+
+        Height and width of the original, top and left of the cut, height and width of the sample.
+
+        Args:
+            latents_size: (height, width) of the latents; tells the sizes where no framing does.
+            cell_px: pixels along one side of a latent cell.
+
+        Source: Podell et al. 2023, "SDXL", section 2.2.
+        """
+        height, width = (side * cell_px for side in latents_size)
+        whole = Framing((height, width), (0, 0), (height, width))
+        framings = self.framings or (whole,) * len(self)
+        sizes = [[side for pair in framing for side in pair] for framing in framings]
+        return torch.tensor(sizes, dtype=torch.float32, device=self.context.device)
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A text encoder with the way in which its family uses it."""
+
+    model: CLIPTextModel
+    row: TextEncoderRow
+    clip_skip: int = 1
+    """Counts where the row leaves the layer open."""
+
+    def ids(self, window: Window, tokenizer: CLIPTokenizer) -> list[int]:
+        """The window between its marks, padded to 77."""
+        end = tokenizer.eos_token_id
+        pad = end if self.row.pad_token is None else self.row.pad_token
+        padding = [pad] * (CHUNK_TOKENS - len(window))
+        return [tokenizer.bos_token_id, *window, end, *padding]
+
+    def __call__(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """States [n, 77, width] and pooled output [n, width], if any, of int64 [n, 77]."""
+        layer = self.clip_skip if self.row.layer is None else self.row.layer
+        if layer == 1 and self.row.final_norm and not self.row.pooled:
+            return self.model(ids).last_hidden_state, None
+        output = self.model(ids, output_hidden_states=True)
+        states = output.hidden_states[-layer]
+        if self.row.final_norm:
+            states = self.model.text_model.final_layer_norm(states)
+        return states, output.text_embeds if self.row.pooled else None
 
 
 def joined(parts: Sequence[Conditioning]) -> Conditioning:
     """Several batches' conditionings as that of one; their shapes must agree but for n."""
-    return Conditioning(torch.cat([part.context for part in parts]))
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    return Conditioning(
+        torch.cat([part.context for part in parts]), torch.cat(pooled) if pooled else None
+    )
 
 
 class PromptEncoder:
     """Encodes prompts as the webui does: windows of 75 tokens, encoded alone, concatenated.
 
     Source: the behaviour of the webui's prompt conditioning (facts of its interface): every window
-    is its start mark, up to 75 tokens, its end mark and padding with the end mark.
+    is its start mark, up to 75 tokens, its end mark and padding; several encoders' states lie side
+    by side; the pooled output is that of the first window.
     """
 
-    def __init__(
-        self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, clip_skip: int = 1
-    ) -> None:
+    def __init__(self, tokenizer: CLIPTokenizer, encoders: Sequence[TextEncoder]) -> None:
         self.tokenizer = tokenizer
-        self.text_encoder = text_encoder
-        self.clip_skip = clip_skip
+        self.encoders = tuple(encoders)
 
     def token_count(self, prompt: str) -> int:
         """Tokens of the prompt, without marks."""
         return len(self.tokens(prompt))
 
-    def chunks(self, prompt: str) -> list[list[int]]:
-        """The prompt's windows as token ids, each 77 long; an empty prompt has one."""
+    def windows(self, prompt: str) -> list[Window]:
+        """The prompt's windows; an empty prompt has one, which is empty."""
         tokens = self.tokens(prompt)
-        parts = [tokens[i : i + CHUNK_TOKENS] for i in range(0, len(tokens), CHUNK_TOKENS)]
-        return [self.window(part) for part in parts or [[]]]
+        return [tokens[i : i + CHUNK_TOKENS] for i in range(0, len(tokens), CHUNK_TOKENS)] or [[]]
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """States of `prompts`; shorter ones are filled up with empty windows.
 
         Returns:
-            context [len(prompts), 77 * most chunks, width] in the encoder's dtype; it carries a
-            graph when the encoder's adapters are trained and gradients are on.
+            context [len(prompts), 77 * most chunks, width] in the encoders' dtype; it carries a
+            graph when an encoder's adapters are trained and gradients are on.
         """
-        windows = [self.chunks(prompt) for prompt in prompts]
-        most = max(len(w) for w in windows)
-        empty = self.window([])
-        ids = torch.tensor(
-            [window for w in windows for window in w + [empty] * (most - len(w))],
-            device=self.text_encoder.device,
-        )
-        states = self.states(ids)
-        return Conditioning(states.reshape(len(prompts), -1, states.shape[-1]))
+        return self.encode_windows([self.windows(prompt) for prompt in prompts])
 
-    def states(self, ids: torch.Tensor) -> torch.Tensor:
-        """States [n, 77, width] of windows, int64 [n, 77], by the CLIP skip that was set."""
-        if self.clip_skip == 1:
-            return self.text_encoder(ids).last_hidden_state  # type: ignore[no-any-return]
-        states = self.text_encoder(ids, output_hidden_states=True).hidden_states[-self.clip_skip]
-        return self.text_encoder.text_model.final_layer_norm(states)  # type: ignore[no-any-return]
+    def encode_windows(
+        self, windows: Sequence[Sequence[Window]], reshape: Reshape | None = None
+    ) -> Conditioning:
+        """States of prompts that are given as windows; as `encode`.
+
+        Args:
+            reshape: is applied to each encoder's states; gets the windows of all prompts in order.
+        """
+        filled = filled_up(windows)
+        flat = [window for one in filled for window in one]
+        parts: list[torch.Tensor] = []
+        pooled: torch.Tensor | None = None
+        for encoder in self.encoders:
+            ids = [encoder.ids(window, self.tokenizer) for window in flat]
+            states, whole = encoder(torch.tensor(ids, device=encoder.model.device))
+            parts.append(states if reshape is None else reshape(states))
+            if whole is not None:
+                pooled = whole[:: len(filled[0])]
+        context = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return Conditioning(context.reshape(len(windows), -1, context.shape[-1]), pooled)
 
     def tokens(self, prompt: str) -> list[int]:
         """The prompt's token ids, without marks."""
         return tokenize(self.tokenizer, prompt)
 
-    def window(self, tokens: list[int]) -> list[int]:
-        """At most 75 token ids between their marks, padded to 77."""
-        end = self.tokenizer.eos_token_id
-        padding = [end] * (CHUNK_TOKENS - len(tokens))
-        return [self.tokenizer.bos_token_id, *tokens, end, *padding]
+
+def filled_up(
+    prompts: Sequence[Sequence[Sequence[Item]]],
+) -> list[list[Sequence[Item]]]:
+    """Every prompt's windows, with empty ones added until all prompts have equally many."""
+    most = max(len(windows) for windows in prompts)
+    return [[*windows, *[[]] * (most - len(windows))] for windows in prompts]
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
@@ -104,7 +182,7 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
 
 
 class ConditioningCache:
-    """Conditionings of prompts that are used again and again by a frozen text encoder."""
+    """Conditionings of prompts that are used again and again by frozen text encoders."""
 
     def __init__(
         self,
@@ -119,29 +197,34 @@ class ConditioningCache:
         self._encode = encode
         self._windows = windows
         self._batch_size = batch_size
-        self._contexts: dict[str, torch.Tensor] = {}
+        self._known: dict[str, Conditioning] = {}
 
     @torch.no_grad()
     def prepare(self, prompts: Iterable[str]) -> None:
         """Encodes what is not known yet, and the empty prompt that shorter ones are filled with."""
-        new = [p for p in dict.fromkeys(("", *prompts)) if p not in self._contexts]
+        new = [p for p in dict.fromkeys(("", *prompts)) if p not in self._known]
         for _, alike in groupby(sorted(new, key=self._windows), self._windows):
             prompts = list(alike)
             for first in range(0, len(prompts), self._batch_size):
                 part = prompts[first : first + self._batch_size]
-                for prompt, context in zip(part, self._encode(part).context, strict=True):
-                    self._contexts[prompt] = context
+                encoded = self._encode(part)
+                for number, prompt in enumerate(part):
+                    self._known[prompt] = encoded[number : number + 1]
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """The prompts' conditioning; shorter ones are filled up with empty windows."""
         self.prepare(prompts)
-        contexts = [self._contexts[prompt] for prompt in prompts]
-        longest = max(len(context) for context in contexts)
-        return Conditioning(torch.stack([self._filled(c, longest) for c in contexts]))
+        rows = [self._known[prompt] for prompt in prompts]
+        longest = max(row.context.shape[1] for row in rows)
+        pooled = [row.pooled for row in rows if row.pooled is not None]
+        return Conditioning(
+            torch.cat([self._filled(row.context, longest) for row in rows]),
+            torch.cat(pooled) if pooled else None,
+        )
 
     def _filled(self, context: torch.Tensor, tokens: int) -> torch.Tensor:
-        missing = tokens - len(context)
+        missing = tokens - context.shape[1]
         if missing == 0:
             return context
-        window = self._contexts[""][: CHUNK_TOKENS + 2]
-        return torch.cat([context, window.repeat(missing // len(window), 1)])
+        window = self._known[""].context[:, : CHUNK_TOKENS + 2]
+        return torch.cat([context, window.repeat(1, missing // window.shape[1], 1)], 1)

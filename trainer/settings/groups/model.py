@@ -32,7 +32,7 @@ class ModelSettings:
         maximum=12,
         help="Take the text encoder's output this many layers before its end; 1 is the last layer."
         " Use the number that you generate with: 1 for photographic SD1 models, usually 2 for"
-        " anime models.",
+        " anime models. SD2 and SDXL always take the layer that they were made with.",
         title="CLIP skip",
     )
     base_precision: str = parameter(
@@ -59,4 +59,13 @@ class ModelSettings:
         " finds out from the checkpoint. Set it only when detection is wrong, which shows as a"
         " loss that does not fall and grey or burnt pictures.",
         aliases=("model_v_pred", "v_parameterization"),
+    )
+    zero_terminal_snr: str = parameter(
+        "auto",
+        title="Zero terminal SNR",
+        choices=("auto", "on", "off"),
+        help="Whether the last noise level is pure noise, as in some models that predict the"
+        " velocity. auto finds out from the checkpoint's mark or from the webui's noise schedule."
+        " Set it only when detection is wrong, which shows in pictures that are too bright, dark"
+        " or grey.",
     )
