@@ -16,6 +16,7 @@
             if (number !== planned) return;
             ty.fill(place, ...drawPlan(answer));
             ty.drawData(answer);
+            if (answer.plan) showBlocks(answer.plan.blocks);
             tellTokens(answer.tokens);
             ty.mark(answer.problems);
         } catch (error) {
@@ -24,6 +25,17 @@
             clearTimeout(slow);
         }
     }, PLAN_MS);
+
+    /** Leaves of the 26 blocks those that the chosen checkpoint has. */
+    function showBlocks(names) {
+        for (const one of ty.facts.fields) {
+            if (one.key !== "blocks") continue;
+            const block = document.getElementById(one.id);
+            for (const label of block ? block.querySelectorAll("label") : []) {
+                label.hidden = !names.includes(label.textContent.trim());
+            }
+        }
+    }
 
     function drawPlan(answer) {
         const absent = (problem) => /^is (missing|empty)/.test(problem.what);

@@ -83,7 +83,8 @@ def tiny_modules(seed: int = 0, family: str = "sd1") -> Modules:
         projects = "projection_dim" in sizes
         encoder = (CLIPTextModelWithProjection if projects else CLIPTextModel)(config)
         for name, parameter in encoder.named_parameters():
-            if name.endswith("bias"):  # which start at zero, so that mixed up ones would not show
+            # They start at zero, so that biases mixed up in OpenCLIP's layout would not show.
+            if sizes["hidden_act"] == "gelu" and name.endswith("bias"):
                 torch.nn.init.normal_(parameter, std=0.02)
         encoders.append(encoder.eval())
     return unet.eval(), vae.eval(), encoders

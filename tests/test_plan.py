@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import BadInput
+from trainer.models.families import SD1, SD2, SDXL
 from trainer.plan import free_name, make_plan
 from trainer.settings.groups import ModelSettings
 from trainer.settings.schema import parse
@@ -18,7 +19,7 @@ class Host:
         self.log_dir = folder / "logs"
 
     def check_model(self, settings: ModelSettings) -> str:
-        return f"a model called {settings.checkpoint}"
+        return {"xl": SDXL, "v2": SD2}.get(settings.checkpoint, SD1).title
 
 
 @pytest.fixture
@@ -42,10 +43,40 @@ def plan(tmp_path, pictures):
 
 def test_frames_and_epochs_follow_from_the_pictures(plan):
     found = plan()
-    assert found.model_title == "a model called x"
+    assert found.model_title == "Stable Diffusion 1"
+    assert found.warnings == ()
     assert found.frames == {(64, 64): 3, (64, 96): 1}
     assert found.steps_per_epoch == 3  # two batches of 64 x 64 px, one of 64 x 96 px
     assert found.epochs == 4
+
+
+SDXL_BLOCKS = ("BASE", *(f"IN{i:02}" for i in range(9)), "M00", *(f"OUT{i:02}" for i in range(9)))
+"""The webui's 20 names for SDXL."""
+
+
+def test_a_family_has_its_own_blocks(plan):
+    assert len(SDXL_BLOCKS) == 20
+    assert plan(checkpoint="xl", image_size_px=64).blocks == SDXL_BLOCKS
+    assert len(plan(checkpoint="v2").blocks) == 26
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        ({"checkpoint": "xl", "clip_skip": 2}, "clip_skip is passed over"),
+        ({"checkpoint": "v2", "clip_skip": 2}, "clip_skip is passed over"),
+        ({"checkpoint": "xl", "blocks": "IN04,IN09,OUT11"}, "no blocks IN09, OUT11"),
+        ({"checkpoint": "xl"}, "was made for 1024 px"),
+    ],
+)
+def test_what_means_nothing_for_a_family_is_said(plan, changes, warning):
+    assert any(warning in one for one in plan(**changes).warnings)
+
+
+def test_what_suits_a_family_is_not_warned_of(plan):
+    assert plan(clip_skip=2, blocks="IN09").warnings == ()
+    small = plan(checkpoint="v2", image_size_px=512)  # there is an SD2 for 512 px
+    assert not any("was made for" in warning for warning in small.warnings)
 
 
 def test_repeats_and_accumulation_change_the_epoch(plan):

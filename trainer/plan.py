@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,20 +15,26 @@ from .data.pairs import PairView
 from .data.views import View
 from .errors import BadInput, Problem
 from .hosts.protocol import Host
+from .models.families import BY_TITLE, Family
 from .networks import kohya
 from .optim.optimizers import check_optimizer
 from .optim.schedules import check_schedule
 from .settings.groups import (
+    BLOCKS,
     CopierSettings,
     ModelSettings,
     NetworkSettings,
     OptimizerSettings,
     OutputSettings,
+    SizeSettings,
     TrainingSettings,
 )
 from .settings.methods import METHODS
 from .settings.schema import JobSettings
 from .sources import find_pictures, long_prompts
+
+SMALLER_MADE_PX = 768
+"""Families made for sizes up to this have checkpoints for 512 px too."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Plan:
     """For methods that learn from pairs; `images` and `views` then hold those before the change."""
     folder_name: str = ""
     """Of the pictures, without its parents."""
+    blocks: tuple[str, ...] = BLOCKS
+    """Which of the 26 blocks the model has."""
 
     @property
     def epochs(self) -> int:
@@ -96,6 +104,7 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
     save_points = _save_points(output, output_file, steps, per_epoch, problems)
     if problems:
         raise BadInput(problems)
+    family = BY_TITLE[str(title)]
     return Plan(
         model_title=str(title),
         images=pictures.images,
@@ -105,10 +114,27 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
         steps_per_epoch=per_epoch,
         output_file=output_file,
         save_points=save_points,
-        warnings=tuple(warnings),
+        warnings=(*_unfit(settings, family), *warnings),
         pairs=pictures.pairs,
         folder_name=pictures.images[0].path.parent.name if pictures.images else "",
+        blocks=family.blocks,
     )
+
+
+def _unfit(settings: JobSettings, family: Family) -> Iterator[str]:
+    """What is set, and means nothing or little good for the model's family."""
+    if settings[ModelSettings].clip_skip != 1 and not family.takes_clip_skip:
+        yield f"clip_skip is passed over: {family.title} always takes the same layer"
+    absent = [name for name in settings[NetworkSettings].blocks if name not in family.blocks]
+    if absent and settings[NetworkSettings].blocks != BLOCKS:
+        yield f"{family.title} has no blocks {', '.join(absent)}; the others are trained"
+    height, width = settings[SizeSettings].image_size_px
+    usual = family.resolution_px if family.resolution_px > SMALLER_MADE_PX else 0
+    if height * width < usual**2 / 2:
+        yield (
+            f"{family.title} was made for {usual} px a side; at {height}x{width} px it draws badly,"
+            " and learns as badly"
+        )
 
 
 def _files_to_continue(settings: JobSettings, last: JobSettings) -> list[str]:

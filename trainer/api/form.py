@@ -60,6 +60,7 @@ def plan(
         "file": str(made.output_file),
         "warnings": list(made.warnings),
         "cost": from_history(settings, jobs),
+        "blocks": list(made.blocks),
     }
     return {"problems": [], "plan": told, **_material(raw, thumbnails)}
 

@@ -59,7 +59,7 @@ UNSET = (
 )
 OFF = (
     *("full_fp16", "fp8_base", "fp8_base_unet", "lowram", "debiased_estimation"),
-    *("zero_terminal_snr", "color_aug", "random_crop", "shuffle_caption"),
+    *("color_aug", "random_crop", "shuffle_caption"),
     *("noise_offset_random_strength", "ip_noise_gamma_random_strength"),
 )
 ZERO = (
@@ -97,6 +97,9 @@ class RunFacts:
     family: str
     """sd1, sd2 or sdxl."""
     predicts_velocity: bool = False
+    zero_terminal_snr: bool = False
+    takes_clip_skip: bool = True
+    """False for families whose text encoders' layers are fixed."""
     network: NetworkFacts
     """As `Network.facts` states it."""
     text_encoder_trained: bool
@@ -187,7 +190,8 @@ def _model(settings: JobSettings, facts: RunFacts) -> Values:
         "vae_name": facts.vae_file,
         "vae_hash": facts.vae_short_hash,
         "new_vae_hash": facts.vae_sha256,
-        "clip_skip": model.clip_skip if model else None,
+        "clip_skip": model.clip_skip if model and facts.takes_clip_skip else None,
+        "zero_terminal_snr": facts.zero_terminal_snr,
     }
     return {key: None if value == "" else value for key, value in values.items()}
 
@@ -324,7 +328,7 @@ def _modelspec(settings: JobSettings, facts: RunFacts) -> Values:
         "date": date.replace(tzinfo=None).isoformat(),
         "prediction_type": "v" if facts.predicts_velocity else "epsilon",
         "timestep_range": f"{loss.min_timestep},{loss.max_timestep}" if loss else "",
-        "encoder_layer": model.clip_skip if model else "",
+        "encoder_layer": model.clip_skip if model and facts.takes_clip_skip else "",
         "trigger_phrase": trigger,
         "usage_hint": f"Use the words: {trigger}" if trigger else "",
     }

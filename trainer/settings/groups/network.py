@@ -64,9 +64,9 @@ class NetworkSettings:
         BLOCKS,
         choices=BLOCKS,
         help="Parts of the model that are trained. BASE is the text encoder; IN, M and OUT are the"
-        " UNet from its entry to its exit. All is the usual choice. Without BASE only the UNet"
-        " learns. The middle (IN07 to OUT04) holds what is in the picture, the outer OUT blocks"
-        " colours and texture.",
+        " UNet from its entry to its exit; SDXL has those up to IN08 and OUT08. All is the usual"
+        " choice. Without BASE only the UNet learns. The middle (SD1: IN07 to OUT04, SDXL: IN07 to"
+        " OUT02) holds what is in the picture, the outer OUT blocks colours and texture.",
         check=_some_block,
         aliases=("network_blocks",),
     )
