@@ -86,7 +86,7 @@ def test_every_cell_is_what_its_file_draws_at_its_strength(
     host = StandaloneHost(tiny_checkpoint.parent, tmp_path, "cpu")
     with host.borrow(given) as model:
         targets = find_targets(
-            model.unet, [model.text_encoder], family="sd1", blocks=BLOCKS, convolutions=True
+            model.unet, model.text_encoders, family="sd1", blocks=BLOCKS, convolutions=True
         )
         with open_network(files[1], targets):
             (wanted,) = draw.draw_pictures(model, ["a coat"], [1], steps=2, guidance_scale=7.0)

@@ -140,7 +140,7 @@ def _targets(model: DiffusionModel) -> list[Target]:
     """Every layer that any file may hold."""
     return find_targets(
         model.unet,
-        [model.text_encoder],
+        model.text_encoders,
         family=model.family.name,
         blocks=BLOCKS,
         convolutions=True,
