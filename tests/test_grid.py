@@ -30,10 +30,10 @@ SMALL = {"size_px": 64, "denoise_steps": 2, "prompts": "a hat\na coat", "seeds":
 
 def lora_file(path: Path, kind: str, seed: int, rank: int = 2) -> Path:
     """A network of random weights that changes every picture much."""
-    unet, _, text_encoder = tiny_modules()
+    unet, _, text_encoders = tiny_modules()
     convolutions = kind == "c3lier"
     targets = find_targets(
-        unet, [text_encoder], family="sd1", blocks=BLOCKS, convolutions=convolutions
+        unet, text_encoders, family="sd1", blocks=BLOCKS, convolutions=convolutions
     )
     generator = torch.Generator().manual_seed(seed)
     network = Network(targets, kind, rank=rank, alpha=rank, generator=generator)
@@ -134,8 +134,8 @@ def test_files_and_name_are_checked_before_anything_is_loaded(
 
 
 def test_a_file_is_opened_with_its_own_kind_and_rank(files: list[Path]) -> None:
-    unet, _, text_encoder = tiny_modules()
-    targets = find_targets(unet, [text_encoder], family="sd1", blocks=BLOCKS, convolutions=True)
+    unet, _, text_encoders = tiny_modules()
+    targets = find_targets(unet, text_encoders, family="sd1", blocks=BLOCKS, convolutions=True)
     one, two = (open_network(file, targets) for file in files)
     assert one.facts().rank == two.facts().conv_rank == 2
     assert len(one.targets) < len(two.targets) == len(targets)
