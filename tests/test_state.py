@@ -17,10 +17,11 @@ from trainer.events import ignore
 from trainer.loop import Loop
 from trainer.optim.optimizers import ParameterGroup
 from trainer.settings.groups import OptimizerSettings, TrainingSettings
-from trainer.state import HEADER, Part, Recorder, State, StateError, StateFolder
+from trainer.state import HEADER, Beginning, Part, Recorder, State, StateError, StateFolder
 
 SETTINGS: dict[str, object] = {"rank": 4, "name": "hat", "steps": 12}
 STEPS = 12
+BEGINNING = Beginning(seed=3, session_id=77, started_s=1.5e9)
 
 
 class Run:
@@ -60,7 +61,7 @@ class Run:
 
 
 def recorder(folder: StateFolder, resume: State | None = None, every: int = 5) -> Recorder:
-    return Recorder(folder, SETTINGS, 3, every_steps=every, resume=resume)
+    return Recorder(folder, SETTINGS, BEGINNING, every_steps=every, resume=resume)
 
 
 def test_going_on_equals_never_having_stopped(tmp_path: Path) -> None:
@@ -135,10 +136,10 @@ def test_a_second_pass_goes_on_behind_a_complete_first(tmp_path: Path) -> None:
 
 
 def test_changed_settings_are_named(tmp_path: Path) -> None:
-    saved = State(0, {}, {"step": 5}, {"rank": 4, "name": "hat", "gone": 1}, 3)
+    saved = State(0, {}, {"step": 5}, {"rank": 4, "name": "hat", "gone": 1}, BEGINNING)
     with pytest.raises(BadInput) as refused:
         now = {"rank": 8, "name": "cap", "new": 2}  # an update brought `new` and took `gone`
-        Recorder(StateFolder(tmp_path), now, 3, every_steps=5, resume=saved)
+        Recorder(StateFolder(tmp_path), now, BEGINNING, every_steps=5, resume=saved)
     assert [problem.where for problem in refused.value.problems] == ["rank"]
 
 

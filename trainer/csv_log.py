@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 
+from .atomic import write_bytes
 from .events import Event, StepDone
+
+log = logging.getLogger(__name__)
 
 COLUMNS = (
     "step",
@@ -21,31 +25,38 @@ class CsvLog:
     """A sink that writes one row for each step; every row is on the disk when its step is told.
 
     A log of the same name is replaced when the first step of a new run arrives, and continued
-    when that step is not the first.
+    when that step is not the first.  A log that cannot be written does not end a training.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._started = False
+        self._failed = False
 
     def __call__(self, event: Event) -> None:
         if not isinstance(event, StepDone):
             return
-        if not self._started:
-            self._start(event.step)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(self._row(event))
+        try:
+            if not self._started or not self.path.exists():
+                self._start(event.step)
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerow(self._row(event))
+        except OSError as error:
+            if not self._failed:
+                log.warning("%s cannot be written: %s", self.path, error.strerror or error)
+            self._failed = True
 
     def _start(self, step: int) -> None:
         """Makes the table end before `step`: a training that goes on repeats the last steps."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept: list[list[str]] = []
+        kept: list[str] = []
         if step > 1 and self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.reader(file))
-            kept = [row for row in rows if row and row[0].isdecimal() and int(row[0]) < step]
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([COLUMNS, *kept])
+            lines = self.path.read_text("utf-8", errors="replace").splitlines()
+            numbers = [line.partition(",")[0] for line in lines]
+            # A second pass counts from 1 again: the last time that this step was reached, counts.
+            ends = [index + 1 for index, number in enumerate(numbers) if number == str(step - 1)]
+            kept = lines[1 : max(ends, default=1)]
+        table = "".join(f"{line}\r\n" for line in (",".join(COLUMNS), *kept))
+        write_bytes(self.path, table.encode("utf-8"))
         self._started = True
 
     @staticmethod

@@ -19,6 +19,7 @@ from .models.families import BY_TITLE, Family
 from .networks import kohya
 from .optim.optimizers import check_optimizer
 from .optim.schedules import check_schedule
+from .paths import user_path
 from .settings.groups import (
     BLOCKS,
     CopierSettings,
@@ -87,9 +88,9 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
             return None
 
     title = collect(lambda: host.check_model(settings[ModelSettings]))
-    last = _saved_pass(settings)
+    last = saved_pass(settings)
     for file in _files_to_continue(settings, last):
-        collect(lambda file=file: kohya.load(Path(file).expanduser()))  # type: ignore[misc]
+        collect(lambda file=file: kohya.load(user_path(file)))  # type: ignore[misc]
     for rates in dict.fromkeys((settings[OptimizerSettings], last[OptimizerSettings])):
         collect(lambda rates=rates: check_optimizer(rates))  # type: ignore[misc]
         collect(lambda rates=rates: check_schedule(rates))  # type: ignore[misc]
@@ -145,7 +146,7 @@ def _files_to_continue(settings: JobSettings, last: JobSettings) -> list[str]:
     return [file for file in dict.fromkeys(files) if file]
 
 
-def _saved_pass(settings: JobSettings) -> JobSettings:
+def saved_pass(settings: JobSettings) -> JobSettings:
     """The settings of the pass whose network is the result."""
     uses_copier = METHODS[settings.method].uses(CopierSettings)
     if uses_copier and settings[CopierSettings].copier_only:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from . import __version__
+from .atomic import write_bytes
 from .errors import BadInput
 from .evaluate.draw import draw_pictures
 from .session import Session
@@ -28,7 +30,9 @@ def finish(session: Session, file: Path) -> None:
     try:
         write_card(session, file)
         if session.settings[OutputSettings].save_preview:
-            draw_preview(session, file).save(file.with_suffix(".png"))
+            drawn = io.BytesIO()
+            draw_preview(session, file).save(drawn, "PNG")
+            write_bytes(file.with_suffix(".png"), drawn.getvalue())
     except (BadInput, OSError, RuntimeError) as error:
         log.warning("the card or picture of %s was not written: %s", file.name, error)
 

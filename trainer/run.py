@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import torch
 
+from .atomic import sweep
 from .control import Control, Request
-from .errors import Stopped, TrainyardError
-from .events import Notice, PhaseStarted, Sink
+from .errors import BadInput, Stopped, TrainyardError
+from .events import Notice, PhaseStarted, Saved, Sink
 from .hosts.protocol import Host
+from .lock import FileLock
 from .loop import Outcome
 from .methods import TRAIN
-from .plan import make_plan
+from .networks import kohya
+from .networks.metadata import is_result_of
+from .plan import Plan, make_plan, saved_pass
 from .result import finish
 from .samples import Sampler
 from .session import Session
 from .settings.groups import ModelSettings, OutputSettings, TrainingSettings
 from .settings.schema import JobSettings
-from .state import Recorder, StateFolder
+from .state import Recorder, State, StateFolder
 
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
 """torch names this in its error when the main memory is full."""
@@ -46,24 +52,54 @@ def run_job(
     states = StateFolder(host.log_dir / "states" / output.name, output.keep_states)
     saved = states.newest() if resume else None
     if saved is not None:
-        settings = settings.replace(seed=saved.seed, overwrite=True)
         sink(Notice(f"Going on after step {saved.values['step']}"))
+    elif resume and (done := _complete(settings, host)) is not None:
+        sink(Notice("The file was complete already"))
+        sink(Saved(done, saved_pass(settings)[TrainingSettings].steps, final=True))
+        return Outcome(saved_pass(settings)[TrainingSettings].steps, math.nan, Request.CONTINUE)
     elif resume:
         sink(Notice("No state was saved; the job begins anew"))
-    plan = make_plan(settings, host)
+    # What the job itself has saved before may be there, also where files of others are respected.
+    plan = make_plan(settings if saved is None else settings.replace(overwrite=True), host)
     for warning in plan.warnings:
         sink(Notice(warning))
-    if saved is None:
-        states.clear()
+    lock = FileLock(host.log_dir / "states" / f".{output.name}.lock", f"training {output.name!r}")
+    with lock:
+        _sweep(host, output.name)
+        if saved is None:
+            states.clear()
+        return _run(settings, plan, host, states, saved, control=control, sink=sink)
+
+
+def _run(
+    settings: JobSettings,
+    plan: Plan,
+    host: Host,
+    states: StateFolder,
+    saved: State | None,
+    *,
+    control: Control,
+    sink: Sink,
+) -> Outcome:
+    output = settings[OutputSettings]
     sink(PhaseStarted("Loading the checkpoint"))
     try:
         with host.borrow(settings[ModelSettings], control) as model:
-            session = Session(settings, plan, model, host, control=control, sink=sink)
+            session = Session(
+                settings,
+                plan,
+                model,
+                host,
+                control=control,
+                sink=sink,
+                beginning=None if saved is None else saved.beginning,
+            )
             session.recorder = Recorder(
                 states,
                 settings.as_dict(),
-                session.seed,
+                session.beginning,
                 every_steps=output.save_state_every_steps,
+                every_s=60 * output.save_state_every_minutes,
                 resume=saved,
             )
             session.watch = Sampler(session)
@@ -83,13 +119,31 @@ def _train(session: Session) -> Outcome:
     except Stopped as stopped:
         session.sink(Notice(str(stopped)))
         return Outcome(steps=0, loss=math.nan, request=session.control.request)
-    if outcome.request is Request.CONTINUE:
-        session.recorder.done()
     file = session.plan.output_file
     if outcome.request is not Request.STOP and file.is_file():
         finish(session, file)
         session.host.published(file)
+    if outcome.request is Request.CONTINUE:
+        session.recorder.done()  # last, so that a crash before it is made up for
     return outcome
+
+
+def _complete(settings: JobSettings, host: Host) -> Path | None:
+    """The job's file, if the job came to its end before the program did."""
+    file = host.output_dir / f"{settings[OutputSettings].name}.safetensors"
+    try:
+        _, metadata = kohya.load(file)
+    except BadInput:
+        return None
+    return file if is_result_of(saved_pass(settings), metadata) else None
+
+
+def _sweep(host: Host, name: str) -> None:
+    """Removes what a program that was killed in the middle of a write left of this job's files."""
+    stems = re.compile(rf"{re.escape(name)}(-copier)?(-step\d{{8}}|-\d{{6}})?")
+    for folder in (host.output_dir, host.log_dir):
+        sweep(folder, stems)
+    sweep(host.log_dir / "samples" / name, re.compile(r"\d+-\d+"))
 
 
 def out_of_memory(settings: JobSettings, error: BaseException) -> str:

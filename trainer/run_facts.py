@@ -54,9 +54,9 @@ def run_facts(
         epoch=loop.epoch,
         epochs=session.plan.epochs,
         batches_per_epoch=data.order.batches_per_epoch if data else 0,
-        started_at_s=session.started_s,
+        started_at_s=session.beginning.started_s,
         finished_at_s=time.time(),
-        session_id=session.session_id,
+        session_id=session.beginning.session_id,
     )
 
 

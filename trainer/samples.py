@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL.PngImagePlugin import PngInfo
 
+from .atomic import write_bytes
 from .control import Request
 from .evaluate.draw import draw_pictures
 from .events import Sampled
@@ -73,7 +75,6 @@ class Sampler:
 
     def _draw(self, step: int, network: Network, helpers: Sequence[Network]) -> None:
         settings, session = self._settings, self._session
-        self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             stack.enter_context(network.at(1.0))
             for helper in helpers:
@@ -90,7 +91,7 @@ class Sampler:
                     guidance_scale=settings.sample_guidance,
                 )
                 path = self.folder / f"{step:08d}-{number:02d}.png"
-                temporary = path.with_suffix(".tmp")
-                picture.save(temporary, "PNG", pnginfo=self._said(prompt))
-                temporary.replace(path)
+                drawn = io.BytesIO()
+                picture.save(drawn, "PNG", pnginfo=self._said(prompt))
+                write_bytes(path, drawn.getvalue())
                 session.sink(Sampled(path, step, prompt))

@@ -19,7 +19,7 @@ from .control import Control, Request
 from .csv_log import CsvLog
 from .data.batches import BatchOrder, LatentDataset
 from .data.pairs import load_mask
-from .errors import Stopped
+from .errors import BadInput, Problem, Stopped
 from .events import Notice, PhaseProgress, PhaseStarted, Saved, Sink, fan_out
 from .hosts.protocol import Host
 from .loop import Loop, LossFunction, Outcome
@@ -33,6 +33,7 @@ from .networks.naming import BASE
 from .networks.network import Network
 from .networks.targets import find_targets
 from .optim.optimizers import ParameterGroup
+from .paths import user_path
 from .plan import Plan
 from .run_facts import run_facts
 from .settings.checks import prompt_lines
@@ -47,10 +48,12 @@ from .settings.groups import (
     TrainingSettings,
 )
 from .settings.schema import JobSettings
-from .state import Part, Positioned, Recorder
+from .state import Beginning, Part, Positioned, Recorder
 from .training_data import PairData, PictureData, TrainingData
 
 VAE_BATCH_SIZE = 4
+RESCUED = "rescued"
+"""Folder among the logs for results whose own folder cannot be written to."""
 
 
 @dataclass(frozen=True)
@@ -85,17 +88,19 @@ class Session:
         *,
         control: Control,
         sink: Sink,
+        beginning: Beginning | None = None,
     ) -> None:
+        """Draws what is random, unless the run goes on from `beginning`."""
         self.settings = settings
         self.plan = plan
         self.model = model
         self.control = control
         self.host = host
-        self.started_s = time.time()
         given = settings[TrainingSettings].seed
-        self.seed = secrets.randbits(32) if given == -1 else given
+        seed = secrets.randbits(32) if given == -1 else given
+        self.beginning = beginning or Beginning(seed, secrets.randbits(32), time.time())
+        self.seed = self.beginning.seed
         self.generator = torch.Generator(model.device).manual_seed(self.seed)
-        self.session_id = secrets.randbits(32)
         self.networks_made = 0
         self.recorder: Recorder | None = None
         """Saves states and begins at one; shared by the passes of a method."""
@@ -238,7 +243,7 @@ class Session:
         self.networks_made += 1
         source = wanted.resume_from if file is None else file
         if source:
-            tensors, _ = kohya.load(Path(source).expanduser())
+            tensors, _ = kohya.load(user_path(source))
             network.load(tensors, source=source)
         return network
 
@@ -274,13 +279,13 @@ class Session:
             return Outcome(self.settings[TrainingSettings].steps, math.nan, Request.CONTINUE)
 
         def after_step(step: int) -> None:
-            if self.recorder is not None:
-                self.recorder.after_step(step, lambda: loop.check_loss(self.sink))
             if step in saving.points:
                 loop.check_loss(self.sink)
                 self._save(network, saving.points[step], loop, data, final=False)
             if watch is not None:
                 watch.after_step(step, self.settings[TrainingSettings].steps, network, helpers)
+            if self.recorder is not None:  # last: what goes on from here has all of the above
+                self.recorder.after_step(step, lambda: loop.check_loss(self.sink))
 
         self.sink(PhaseStarted(title, self.settings[TrainingSettings].steps))
         with self.training_mode():
@@ -333,8 +338,30 @@ class Session:
         strength = self.settings[NetworkSettings].network_strength
         tensors = network.tensors(DTYPES[output.save_precision], strength)
         metadata = build_metadata(self.settings, run_facts(self, network, loop, data))
-        kohya.save(path, tensors, metadata)
-        self.sink(Saved(path, loop.step, final))
+        try:
+            kohya.save(path, tensors, metadata)
+        except BadInput as error:
+            if final:
+                raise self._rescued(path, tensors, metadata, error) from error
+            self.sink(Notice(f"This copy is missing: {error}"))
+        else:
+            self.sink(Saved(path, loop.step, final))
+
+    def _rescued(
+        self,
+        path: Path,
+        tensors: Mapping[str, torch.Tensor],
+        metadata: Mapping[str, str],
+        error: BadInput,
+    ) -> BadInput:
+        """Saves a result that cannot go to its place to the logs; the error that tells of it."""
+        elsewhere = self.host.log_dir / RESCUED / path.name
+        try:
+            kohya.save(elsewhere, tensors, metadata)
+        except BadInput:
+            return error
+        cure = f"it was saved as {elsewhere}: move it to its place"
+        return BadInput([Problem(p.where, p.what, cure) for p in error.problems])
 
 
 @contextmanager

@@ -7,10 +7,11 @@ JSON text with everything else.  No pickle, and a crash leaves the former file o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
-import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
+from .atomic import sweep, write_bytes
 from .errors import BadInput, Problem, TrainyardError
 from .loop import Loop
 
@@ -29,7 +31,8 @@ log = logging.getLogger(__name__)
 VERSION = 1
 HEADER = "trainyard_state"
 NETWORK, OPTIMIZER, RANDOM = "network.", "optimizer.", "random"
-_FILE = re.compile(r"state-(\d+)-(\d+)\.safetensors")
+_STEM = r"state-(\d+)-(\d+)"
+_FILE = re.compile(rf"{_STEM}\.safetensors")
 
 
 class Positioned(Protocol):
@@ -54,6 +57,18 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """What a run draws or reads when it first begins, and keeps whenever it goes on."""
+
+    seed: int
+    """Of the order of the data, the noise, the pool of labels and the new networks."""
+    session_id: int
+    """Common to all files of the run."""
+    started_s: float
+    """Unix time."""
+
+
+@dataclass(frozen=True)
 class State:
     """What a file holds.
 
@@ -68,7 +83,7 @@ class State:
     tensors: dict[str, Tensor]
     values: dict[str, Any]
     settings: dict[str, object]
-    seed: int
+    beginning: Beginning
 
 
 class StateFolder:
@@ -90,19 +105,11 @@ class StateFolder:
             "part": state.part,
             "values": state.values,
             "settings": state.settings,
-            "seed": state.seed,
+            "beginning": dataclasses.asdict(state.beginning),
         }
-        temporary = path.with_suffix(".tmp")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(safetensors.torch.save(state.tensors, {HEADER: json.dumps(header)}))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_bytes(path, safetensors.torch.save(state.tensors, {HEADER: json.dumps(header)}))
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
         for old in self._files()[: -self._keep]:
             with contextlib.suppress(OSError):
@@ -119,10 +126,11 @@ class StateFolder:
         return None
 
     def clear(self) -> None:
-        """Removes every state and, when nothing else lies in it, the folder."""
+        """Removes every state, the oldest first, and the folder when nothing else lies in it."""
         for path in self._files():
             with contextlib.suppress(OSError):
                 path.unlink()
+        sweep(self.folder, re.compile(_STEM))
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
@@ -145,16 +153,18 @@ class Recorder:
         self,
         folder: StateFolder,
         settings: Mapping[str, object],
-        seed: int,
+        beginning: Beginning,
         *,
         every_steps: int,
+        every_s: float = 0.0,
         resume: State | None = None,
     ) -> None:
         """Reads and writes nothing yet.
 
         Args:
             settings: the job's, as JSON values.
-            every_steps: how often a state is written; 0 never.
+            every_steps: a state is written every so many steps; 0 never.
+            every_s: and whenever the last one is that old, in seconds; 0 never.
             resume: the state to go on from.
 
         Raises:
@@ -162,8 +172,10 @@ class Recorder:
         """
         self._folder = folder
         self._settings = dict(settings)
-        self._seed = seed
-        self._every = every_steps
+        self._beginning = beginning
+        self._every_steps = every_steps
+        self._every_s = every_s
+        self._written_s = time.monotonic()  # a clock that is set back changes nothing
         self._from = resume
         self._part = -1
         self._current: Part | None = None
@@ -205,17 +217,20 @@ class Recorder:
         Args:
             check: called before; raises when what was learned is not worth keeping.
         """
-        if self._every and step % self._every == 0:
+        steps_due = self._every_steps and step % self._every_steps == 0
+        time_due = self._every_s and time.monotonic() - self._written_s >= self._every_s
+        if steps_due or time_due:
             check()
             self._try_to_write()
 
     def at_stop(self) -> None:
         """Writes a state, so that a stopped job can go on later."""
-        if self._every:
+        if self._every_steps or self._every_s:
             self._try_to_write()
 
     def _try_to_write(self) -> None:
         """A disk that is full does not end the training."""
+        self._written_s = time.monotonic()
         try:
             self.write()
         except StateError as error:
@@ -239,7 +254,7 @@ class Recorder:
         except TypeError as error:
             raise StateError(f"this optimizer's state cannot be saved: {error}") from error
         held = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
-        self._folder.write(State(self._part, held, values, self._settings, self._seed))
+        self._folder.write(State(self._part, held, values, self._settings, self._beginning))
 
     def done(self) -> None:
         """The result is saved: the states are needed no more."""
@@ -256,6 +271,7 @@ FREE_TO_CHANGE = frozenset(
             "author",
             "description",
             "save_state_every_steps",
+            "save_state_every_minutes",
             "keep_states",
             "seed",
             "save_preview",
@@ -298,8 +314,9 @@ def _read(path: Path) -> State:
             if header.get("version") != VERSION:
                 raise StateError(f"{path} is no state of version {VERSION}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return State(header["part"], tensors, header["values"], header["settings"], header["seed"])
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        beginning = Beginning(**header["beginning"])
+        return State(header["part"], tensors, header["values"], header["settings"], beginning)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise StateError(f"{path} cannot be read: {error}") from error
 
 

@@ -174,8 +174,15 @@ def test_nan_and_infinity_are_not_saved(tmp_path: Path, value: float) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "nowhere" / "a.safetensors"
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "removed meanwhile" / "a.safetensors"
+    kohya.save(path, tensors(), METADATA)
+    assert set(kohya.load(path)[0]) == set(tensors())
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "a.safetensors"
     with pytest.raises(BadInput) as error:
         kohya.save(path, tensors(), METADATA)
     assert [problem.where for problem in error.value.problems] == [str(path)]

@@ -10,6 +10,11 @@ from ..errors import BadInput, Problem
 CAPTION_EXTENSIONS = (".txt", ".caption")
 """The first wins where a picture has both."""
 
+MOST_CHARACTERS = 20_000
+"""As of a prompt in the settings."""
+MOST_BYTES = 4 * MOST_CHARACTERS + 3
+"""What these take in UTF-8 at most, with a byte order mark."""
+
 
 def caption_file(siblings: Mapping[str, Path]) -> Path | None:
     """The caption file of a picture.
@@ -31,7 +36,9 @@ def read_caption(path: Path) -> str:
         BadInput: one problem that names the file, the reason and the cure.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        text = data.decode("utf-8-sig", "replace" if len(data) > MOST_BYTES else "strict")
     except UnicodeDecodeError as error:
         what = f"is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start})"
         cure = "open it in a text editor and save it with the encoding UTF-8"
@@ -41,6 +48,13 @@ def read_caption(path: Path) -> str:
         raise BadInput(
             [Problem(str(path), what, "check the file and its access rights")]
         ) from error
+    if "\0" in text:
+        what = "holds null characters; it is probably saved as UTF-16"
+        cure = "open it in a text editor and save it with the encoding UTF-8"
+        raise BadInput([Problem(str(path), what, cure)])
+    if len(text) > MOST_CHARACTERS or len(data) > MOST_BYTES:
+        what = f"is no caption: it has more than {MOST_CHARACTERS} characters"
+        raise BadInput([Problem(str(path), what, "shorten it, or put it elsewhere")])
     return " ".join(text.split())
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BadInput, Problem
+from ..paths import is_folder, is_there, user_path
 from ..settings.groups import DataSettings
 from .buckets import Frames, choose, enlargement, frames, kept_share, misfit
 from .captions import caption_file, read_caption, with_trigger
@@ -137,15 +138,13 @@ def _frames(data: DataSettings, obstacles: list[Problem]) -> Frames | None:
 
 def _files(text: str, obstacles: list[Problem], where: str) -> list[Path]:
     """All visible files below a folder in natural order; empty, with a reason, without pictures."""
-    # Windows copies a path with quotes around it
-    name = text.strip().strip('"')
-    folder = Path(name).expanduser()
-    if not name:
+    folder = user_path(text)
+    if not text.strip(' "'):
         cure = "name the folder that holds the pictures"
         obstacles.append(Problem(where, "names no folder", cure))
         return []
-    if not folder.is_dir():
-        missing = not folder.exists()
+    if not is_folder(folder):
+        missing = not is_there(folder)
         what = f"the folder {folder} does not exist" if missing else f"{folder} is not a folder"
         cure = "check its spelling" if missing else f"name the folder it is in: {folder.parent}"
         obstacles.append(Problem(where, what, cure))

@@ -27,6 +27,9 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".tif", ".tiff", ".bmp", ".webp",
 
 EXTENSIONS_TEXT = "jpg jpeg png gif tif tiff bmp webp pcx ico"
 
+MOST_PIXELS = 200_000_000
+"""Of one picture; decoded it takes three bytes for each, and more on its way."""
+
 _DECODERS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PCX", "ICO")
 
 _DAMAGED = (
@@ -91,6 +94,7 @@ def read_size(path: Path) -> Size:
         BadInput: one problem that names the file, the reason and the cure.
     """
     with _named_failures(path), Image.open(path, formats=_DECODERS) as image:
+        _check_pixels(image)
         width, height = image.size
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             # some versions of Pillow give the size of the upright picture here, others not
@@ -111,6 +115,7 @@ def read_picture(path: Path) -> Picture:
             ends too early.
     """
     with _named_failures(path), _whole_files_only(), Image.open(path, formats=_DECODERS) as image:
+        _check_pixels(image)
         image.load()
         # Pillow turns TIFF by itself (and does not say so in every version)
         turn = None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))
@@ -119,6 +124,17 @@ def read_picture(path: Path) -> Picture:
             rgb = rgb.transpose(turn)
             alpha = None if alpha is None else alpha.transpose(turn)
     return Picture(rgb, alpha)
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Refuses a picture that would fill the memory, whatever limit the host process has set.
+
+    Raises:
+        DecompressionBombError: it does.
+    """
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS:
+        raise Image.DecompressionBombError(f"{pixels:,} of at most {MOST_PIXELS:,}")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import BadInput, Problem
+from ..paths import is_file, user_path
 from ..settings.checks import picture_lines
 from ..settings.groups import DirectionSettings, MaskSettings, PairSettings, PictureSettings
 from .buckets import LATENT_CELL_PX
@@ -178,8 +179,8 @@ def _on(view: PairView, mask: Path) -> View:
 
 
 def _image(where: str, line: str, caption: str, problems: list[Problem]) -> TrainingImage | None:
-    path = Path(line).expanduser()
-    if not path.is_file():
+    path = user_path(line)
+    if not is_file(path):
         problems.append(Problem(where, f"there is no picture {path}", "check the path"))
         return None
     try:
@@ -192,14 +193,14 @@ def _image(where: str, line: str, caption: str, problems: list[Problem]) -> Trai
 def _checked(pairs: list[Pair], masks: MaskSettings) -> list[Pair]:
     """The pairs with their masks, if everything fits."""
     problems = [*_mismatches(pairs, masks)]
-    files = [Path(line).expanduser() for line in picture_lines(masks.mask_image)]
+    files = [user_path(line) for line in picture_lines(masks.mask_image)]
     if files and len(files) not in (1, len(pairs)):
         what = f"names {len(files)} masks for {len(pairs)} pairs"
         problems.append(Problem("mask_image", what, "give one for each, or one for all"))
     problems += [
         Problem("mask_image", f"there is no picture {file}", "check the path")
         for file in files
-        if not file.is_file()
+        if not is_file(file)
     ]
     if problems:
         raise BadInput(problems)

@@ -18,6 +18,7 @@ from modules import paths_internal, sd_models, sd_vae, shared
 
 from ..control import Control
 from ..errors import BadInput, Problem
+from ..paths import is_file
 from ..settings.groups import ModelSettings
 from ..settings.values import proposal
 from .gate import INTERLEAVE, Manners
@@ -166,7 +167,7 @@ def find_vae(name: str) -> Path | None:
         return None
     known_files = vae_files()
     path = Path(known_files.get(name, name))
-    if path.is_file():
+    if is_file(path):
         return path
     known = ", ".join(list(known_files)[:8]) or "none"
     raise BadInput([Problem("vae", f"the webui has no VAE {name!r}", f"known: {known}")])

@@ -23,6 +23,7 @@ from ..models.prediction import (
     chosen_zero_snr,
     marked_prediction,
 )
+from ..paths import is_there, user_path
 from ..settings.groups import ModelSettings
 
 log = logging.getLogger(__name__)
@@ -120,8 +121,8 @@ class StandaloneHost:
         Raises:
             BadInput: nothing is found; the nearest names are proposed.
         """
-        given = Path(name).expanduser()
-        if given.is_absolute() or given.exists():
+        given = user_path(name)
+        if given.is_absolute() or is_there(given):
             return given
         known = self._files() if self.models_dir.is_dir() else []
         for path in known:

@@ -13,8 +13,8 @@ from pathlib import Path
 from ..control import Control, Request
 from ..errors import TrainyardError
 from ..events import Event, Notice, PhaseProgress, PhaseStarted, Saved, Sink, StepDone
+from ..lock import FileLock
 from .job import Job, JobState, Progress
-from .lock import QueueLock
 from .store import JobStore
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Worker:
         self._store = store
         self._run = run
         self._listener = listener
-        self._file_lock = QueueLock(store.path.with_name(store.path.name + ".lock"))
+        self._file_lock = FileLock(store.path.with_name(store.path.name + ".lock"))
         self._guard = threading.RLock()
         self._thread: threading.Thread | None = None
         self._halt = False

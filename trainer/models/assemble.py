@@ -8,7 +8,8 @@ the tensors, so that a tiny checkpoint takes the same path as a full-size one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -34,6 +35,22 @@ CLIP_HEAD_WIDTH = 64
 CLIP_LAYERS = r"(?:text_model\.)?encoder\.layers\."
 
 
+@contextmanager
+def _understood(part: str) -> Iterator[None]:
+    """Turns what a nonsensical shape breaks on its way into a message about the file.
+
+    Raises:
+        BadInput: when the block raised what such shapes raise.
+    """
+    try:
+        yield
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        what = f"{part} has shapes that no model has ({str(error).partition(chr(10))[0][:120]})"
+        cure = "the file is damaged or of another architecture"
+        raise BadInput([Problem("checkpoint", what, cure)]) from error
+
+
+@_understood("the UNet")
 def assemble_unet(tensors: Tensors, family: Family) -> UNet2DConditionModel:
     """diffusers' UNet over the tensors under `UNET_PREFIX`, frozen, in evaluation mode.
 
@@ -48,6 +65,7 @@ def assemble_unet(tensors: Tensors, family: Family) -> UNet2DConditionModel:
     return _fill(unet, lambda name: _find(own, unet_name(name, attention), "the UNet"))
 
 
+@_understood("the VAE")
 def assemble_vae(tensors: Tensors, family: Family) -> AutoencoderKL:
     """diffusers' autoencoder over the tensors under `VAE_PREFIX`, or of a bare VAE file.
 
@@ -69,6 +87,7 @@ def assemble_vae(tensors: Tensors, family: Family) -> AutoencoderKL:
     return _fill(vae, tensor)
 
 
+@_understood("the text encoder")
 def assemble_text_encoder(tensors: Tensors, row: TextEncoderRow) -> CLIPTextModel:
     """transformers' CLIP text model over a checkpoint's tensors, frozen.
 
@@ -239,7 +258,10 @@ def _below(tensors: Tensors, prefix: str) -> dict[str, torch.Tensor]:
 def _count(own: Tensors, pattern: str) -> int:
     """One more than the highest number that the pattern's group takes in a tensor's name."""
     matches = (re.match(pattern, name) for name in own)
-    return max((int(match[1]) + 1 for match in matches if match is not None), default=0)
+    highest = max((int(match[1]) for match in matches if match is not None), default=-1)
+    if highest > len(own):  # a file that is made to keep us busy
+        raise _damaged("the model", pattern.replace(r"(\d+)", "0").replace("\\", ""))
+    return highest + 1
 
 
 def _first_cross_attention(attention: list[bool]) -> str:

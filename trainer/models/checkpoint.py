@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +14,26 @@ import torch
 from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
 
 from ..errors import BadInput, Problem
+from ..paths import is_file
 
 EXTENSIONS = (".safetensors", ".ckpt", ".pt")
+_DAMAGED = (
+    SafetensorError,
+    zipfile.BadZipFile,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+)
+"""What the libraries raise at damaged files; running foreign code is refused by another name."""
+_MOST_WRAPPERS = 4
 _LEGACY_HASH_OFFSET, _LEGACY_HASH_BYTES = 0x100000, 0x10000
 
 
@@ -31,7 +49,7 @@ def read_tensors(path: Path, where: str = "") -> dict[str, torch.Tensor]:
         BadInput: when the file is missing, truncated, not of this format, or wants code run.
     """
     where = where or str(path)
-    if not path.is_file():
+    if not is_file(path):
         raise BadInput([Problem(where, f"there is no file {path}", "check the name")])
     try:
         if path.suffix.lower() == ".safetensors":
@@ -39,7 +57,18 @@ def read_tensors(path: Path, where: str = "") -> dict[str, torch.Tensor]:
             with opened as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return _unpickled(path)
-    except (SafetensorError, zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
+    except pickle.UnpicklingError as error:
+        raise BadInput(
+            [
+                Problem(
+                    where,
+                    f"{path} is damaged, or holds more than tensors: loading that could run"
+                    " foreign code",
+                    "use a .safetensors version of this file, or get it again",
+                )
+            ]
+        ) from error
+    except _DAMAGED as error:
         raise BadInput(
             [
                 Problem(
@@ -49,35 +78,16 @@ def read_tensors(path: Path, where: str = "") -> dict[str, torch.Tensor]:
                 )
             ]
         ) from error
-    except pickle.UnpicklingError as error:
-        raise BadInput(
-            [
-                Problem(
-                    where,
-                    f"{path} holds more than tensors, and loading it could run foreign code",
-                    "use a .safetensors version of this file",
-                )
-            ]
-        ) from error
 
 
 def _unpickled(path: Path) -> dict[str, torch.Tensor]:
     loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    while isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
+    for _ in range(_MOST_WRAPPERS):  # a file may be made to wrap itself
+        if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+            loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping):
         raise pickle.UnpicklingError(f"{type(loaded).__name__} instead of a dict of tensors")
     return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
-
-
-def metadata(path: Path) -> dict[str, str]:
-    """A safetensors file's `__metadata__`; empty for other files."""
-    if path.suffix.lower() != ".safetensors":
-        return {}
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    return dict(header.get("__metadata__", {}))
 
 
 def sha256(path: Path) -> str:

@@ -48,7 +48,8 @@ def detect(tensors: Tensors) -> Detection:
     if CONV_IN not in tensors:
         title = _not_a_checkpoint(tensors)
         return Detection(None, title, "it holds no Stable Diffusion UNet in the checkpoint layout")
-    in_channels = tensors[CONV_IN].shape[1]
+    shape = tensors[CONV_IN].shape
+    in_channels = shape[1] if len(shape) > 1 else 0
     kind = {9: "inpainting", 8: "instruct-pix2pix"}.get(in_channels)
     found = _by_text_encoder(tensors)
     if in_channels != 4:

@@ -5,11 +5,9 @@ Source: facts/formats.md A.3 of this project, read from sd-scripts and the webui
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +17,7 @@ import torch
 from safetensors import SafetensorError  # type: ignore[attr-defined]
 from torch import Tensor
 
+from ..atomic import write_bytes
 from ..errors import BadInput, Problem, TrainyardError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -26,6 +25,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 LENGTH_BYTES = 8
 """A safetensors file begins with the length of its JSON header, little-endian."""
+ALIGNMENT = 8
+"""The tensors begin at a multiple of this."""
 LEGACY_HASH_START, LEGACY_HASH_BYTES = 0x100000, 0x10000
 ADAPTER_MARKS = (
     *("lora_down", "lora_up", "lora_mid", "lora_A", "lora_B", "lora.down", "lora.up"),
@@ -42,7 +43,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
     """Write a LoRA file so that at any moment either the old file or the new one is there.
 
     Args:
-        path: the file, `.safetensors`; its folder must exist.
+        path: the file, `.safetensors`; its folder is made where it is missing.
         tensors: CPU tensors under their kohya names, in the dtype to save.
         metadata: texts only; `sshs_model_hash` and `sshs_legacy_hash` are added here.
 
@@ -60,9 +61,9 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
         "sshs_model_hash": model_hash,
         "sshs_legacy_hash": legacy_hash,
     }
-    data = safetensors.torch.save(dict(tensors), metadata=complete)
+    data = _in_order(safetensors.torch.save(dict(tensors), metadata=complete))
     try:
-        _replace(path, data)
+        write_bytes(path, data)
     except OSError as error:
         reason = error.strerror or str(error)
         cure = "check the folder, its permissions and the space on the disk"
@@ -84,6 +85,17 @@ def hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[
         hashlib.sha256(data[tensors_start:]).hexdigest(),
         hashlib.sha256(legacy).hexdigest()[:8],
     )
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its metadata sorted: the library's order is another at every call."""
+    start = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
+    entries: dict[str, Any] = json.loads(data[LENGTH_BYTES:start])
+    texts = entries.pop("__metadata__", {})
+    ordered = {"__metadata__": dict(sorted(texts.items())), **entries}
+    header = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    header += b" " * (-len(header) % ALIGNMENT)
+    return len(header).to_bytes(LENGTH_BYTES, "little") + header + data[start:]
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -122,31 +134,6 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
         f"{path}: not written, because {len(broken)} of {len(tensors)} tensors hold NaN or"
         f" infinity, the first is {broken[0]} - {cure}"
     )
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Put a file in its place in one move, after its content has reached the disk."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let the move itself reach the disk; Windows cannot open folders and needs no such thing."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _read_header(path: Path, file: BinaryIO) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ written.  Every value is a text.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from ..settings.groups import (
     PriorSettings,
     TrainingSettings,
 )
-from ..settings.schema import PARAMETERS, JobSettings
+from ..settings.schema import PARAMETERS, SECOND_PASS, JobSettings
 from ..settings.values import parse_arguments
 from .kinds import KINDS, NetworkFacts
 
@@ -172,10 +173,22 @@ def build_metadata(settings: JobSettings, facts: RunFacts) -> dict[str, str]:
     }
 
 
+def is_result_of(settings: JobSettings, metadata: Mapping[str, str]) -> bool:
+    """Whether a file with this metadata is what a job ends with, and no copy on its way."""
+    training = _group(settings, TrainingSettings)
+    steps = None if training is None else str(training.steps)
+    made_with = metadata.get(SETTINGS_KEY)
+    return made_with == _text(_shareable(settings)) and metadata.get("ss_steps") == steps
+
+
 def _shareable(settings: JobSettings) -> Values:
     """The settings without what names files of this machine."""
     own = {n for n, one in PARAMETERS.items() if one.picks in ("folder", "picture", "lora", "vae")}
     given = settings.as_dict()
+    given["checkpoint"] = re.split(r"[/\\]", str(given["checkpoint"]))[-1]
+    second = given.get(SECOND_PASS)
+    if isinstance(second, dict):
+        given[SECOND_PASS] = {name: value for name, value in second.items() if name not in own}
     return {name: value for name, value in given.items() if name not in own}
 
 
@@ -350,6 +363,8 @@ def _group(settings: JobSettings, group: type[Group]) -> Group | None:
 def _text(value: object) -> str:
     """A value as sd-scripts writes it; what a user typed is never mistaken for JSON."""
     if isinstance(value, str):
+        # A file's name need not be Unicode, but what is written must be.
+        text = value.encode("utf-8", "backslashreplace").decode("utf-8")
         # The webui decodes texts that begin so, and expects JSON objects of certain shapes.
-        return f" {value}" if value.startswith("{") else value
+        return f" {text}" if text.startswith("{") else text
     return json.dumps(value) if isinstance(value, dict) else str(value)

@@ -9,6 +9,17 @@ from typing import Any
 
 from ..errors import BadInput, Problem
 
+REFUSALS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+)
+"""What optimizers and schedules raise at arguments that they cannot use."""
+
 
 def check_arguments(
     where: str, function: Callable[..., Any], given: Mapping[str, object], taken: tuple[str, ...]

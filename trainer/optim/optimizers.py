@@ -11,7 +11,7 @@ import torch
 from ..errors import BadInput, Problem
 from ..settings.groups import OptimizerSettings
 from ..settings.values import parse_arguments
-from .arguments import check_arguments
+from .arguments import REFUSALS, check_arguments
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def new_optimizer(
     fused = {"fused": True} if fused_works(make, device) else {}
     try:
         return make(rows, **fused, **arguments)
-    except (TypeError, ValueError) as error:
+    except REFUSALS as error:
         raise BadInput(
             [
                 Problem(

@@ -10,7 +10,7 @@ from diffusers.optimization import TYPE_TO_SCHEDULER_FUNCTION, SchedulerType
 from ..errors import BadInput, Problem
 from ..settings.groups import OptimizerSettings
 from ..settings.values import parse_arguments
-from .arguments import check_arguments
+from .arguments import REFUSALS, check_arguments
 
 _OWN_ARGUMENTS = (
     "optimizer",
@@ -65,9 +65,14 @@ def new_schedule(
     function = _function(name)
     accepted = function.__code__.co_varnames[: function.__code__.co_argcount]
     arguments = {key: value for key, value in known.items() if key in accepted}
-    schedule: torch.optim.lr_scheduler.LRScheduler = function(
-        optimizer, **arguments, **parse_arguments(settings.lr_scheduler_args)
-    )
+    try:
+        schedule: torch.optim.lr_scheduler.LRScheduler = function(
+            optimizer, **arguments, **parse_arguments(settings.lr_scheduler_args)
+        )
+    except REFUSALS as error:
+        where = "lr_step_rules" if settings.lr_step_rules else "lr_scheduler_args"
+        what = f"{settings.lr_scheduler} refuses them: {error}"
+        raise BadInput([Problem(where, what, "correct or empty them")]) from error
     return schedule
 
 

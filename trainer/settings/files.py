@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..atomic import write_bytes
 from ..errors import BadInput, Problem
 from .values import shown
 
@@ -60,20 +58,15 @@ def write_object(path: Path, values: Mapping[str, object]) -> None:
         BadInput: the folder or file cannot be written.
     """
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        data = text.encode("utf-8")
+    except UnicodeEncodeError:  # a file name that is no Unicode
+        data = (json.dumps(values, indent=2, allow_nan=False) + "\n").encode("ascii")
+    try:
+        write_bytes(path, data)
     except OSError as error:
         what = f"cannot be written: {error.strerror or error}"
         raise _bad(str(path), what, "make the folder writable, or choose another") from error
-    finally:
-        with contextlib.suppress(OSError):  # gone after the replacement, or never made
-            temporary.unlink()
 
 
 def _read_text(path: Path) -> str:

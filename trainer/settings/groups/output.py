@@ -50,6 +50,14 @@ class OutputSettings:
         " crash or a stop. Takes about six times the space of the LoRA until the training is done."
         " 0: never.",
     )
+    save_state_every_minutes: float = parameter(
+        10.0,
+        minimum=0.0,
+        maximum=10_000.0,
+        unit="minutes",
+        help="Note it also when the last note is that old, for trainings whose steps take long."
+        " 0: never.",
+    )
     keep_states: int = parameter(
         2,
         minimum=1,

@@ -1,4 +1,4 @@
-"""A lock between processes: whoever works on a queue holds its file."""
+"""A lock between processes: whoever works on something holds its file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import BadInput, Problem
+from .errors import BadInput, Problem
 
 if sys.platform == "win32":
     import msvcrt
@@ -26,11 +26,18 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-class QueueLock:
-    """The right to run a queue's jobs; the operating system takes it back from a dead process."""
+class FileLock:
+    """The right to work on something; the operating system takes it back from a dead process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, work: str = "working on this queue") -> None:
+        """Takes nothing yet.
+
+        Args:
+            path: a file for the lock alone, which stays when the lock is given back.
+            work: what its holder does, for the message to others.
+        """
         self._path = path
+        self._work = work
         self._file: BinaryIO | None = None
 
     @property
@@ -41,11 +48,18 @@ class QueueLock:
         """Takes the lock at once or not at all; taking it twice changes nothing.
 
         Raises:
-            BadInput: another worker, in this process or another, holds it.
+            BadInput: somebody else, in this process or another, holds it; or the file cannot be
+                made.
         """
         if self._file is not None:
             return
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            what = f"cannot be made: {error.strerror or error}"
+            cure = "check the folder and its permissions"
+            raise BadInput([Problem(str(self._path), what, cure)]) from error
         file = os.fdopen(descriptor, "r+b")
         try:
             _lock(file)
@@ -56,7 +70,7 @@ class QueueLock:
             who = f"process {holder}" if holder else "another process"
             cure = "let it finish or stop it there, then start again"
             raise BadInput(
-                [Problem(str(self._path), f"{who} is already working on this queue", cure)]
+                [Problem(str(self._path), f"{who} is already {self._work}", cure)]
             ) from None
         file.seek(0)
         file.truncate()
@@ -69,3 +83,10 @@ class QueueLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def __enter__(self) -> FileLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import BadInput
-from trainer.jobs.lock import QueueLock
+from trainer.lock import FileLock
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 HOLDER = """
 import sys
 from pathlib import Path
-from trainer.jobs.lock import QueueLock
-lock = QueueLock(Path(sys.argv[1]))
+from trainer.lock import FileLock
+lock = FileLock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
@@ -22,7 +22,7 @@ sys.stdin.read()
 
 
 def test_only_one_holder_at_a_time_also_within_a_process(tmp_path: Path) -> None:
-    first, second = QueueLock(tmp_path / "lock"), QueueLock(tmp_path / "lock")
+    first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
     first.acquire()
     first.acquire()
     with pytest.raises(BadInput, match="already working on this queue"):
@@ -43,7 +43,7 @@ def test_a_dead_process_holds_nothing_and_a_living_one_is_named(tmp_path: Path) 
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         with pytest.raises(BadInput, match=f"process {process.pid} is already working"):
-            QueueLock(path).acquire()
+            FileLock(path).acquire()
         process.kill()
         process.wait()
-    QueueLock(path).acquire()
+    FileLock(path).acquire()

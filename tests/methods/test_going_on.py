@@ -1,0 +1,104 @@
+"""A training that dies and goes on from its state ends with the same bytes as one that does not."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.control import Control
+from trainer.events import ignore
+from trainer.hosts.standalone import StandaloneHost
+from trainer.loop import Loop, LossFunction
+from trainer.methods import addift
+from trainer.run import run_job
+from trainer.settings.schema import parse
+
+STEPS = 4
+BOTH_PASSES = 2 * STEPS
+
+CASES: dict[str, tuple[str, int, dict[str, object]]] = {
+    "lora": ("lora", 3, {}),
+    "lora, before the first state": ("lora", 1, {}),
+    "lora, seed drawn": ("lora", 3, {"seed": -1}),
+    "lora, accumulation": ("lora", 3, {"gradient_accumulation_steps": 2, "max_grad_norm": 1.0}),
+    "lora, text encoder": ("lora", 3, {"blocks": "BASE,M00", "text_encoder_learning_rate": 1e-3}),
+    "lora, schedule": ("lora", 3, {"lr_scheduler": "cosine", "lr_warmup_steps": 2}),
+    "ileco": ("ileco", 3, {"pool_latents": "both"}),
+    "difference, first pass": ("difference", 3, {}),
+    "difference, second pass": ("difference", STEPS + 3, {}),
+    "addift": ("addift", 4, {}),
+    "multi_addift": ("multi_addift", 4, {}),
+}
+"""Name -> method, the update (of both passes) that never happens, settings."""
+
+
+class Died(BaseException):
+    """What nothing catches."""
+
+
+@pytest.fixture(autouse=True)
+def _same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files tell when and by which session they were made."""
+    monkeypatch.setattr(time, "time", lambda: 1.6e9)
+    monkeypatch.setattr(secrets, "randbits", lambda bits: 12345)
+    # the last lessons before the death and the first after it were labelled together
+    monkeypatch.setattr(addift, "LABELLED_AT_ONCE", 3)
+
+
+def dying(update: int) -> Callable[[Loop, LossFunction], torch.Tensor]:
+    made = iter(range(1, update))
+    step = Loop.update
+
+    def die(loop: Loop, loss: LossFunction) -> torch.Tensor:
+        if next(made, None) is None:
+            raise Died
+        return step(loop, loss)
+
+    return die
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_file_is_the_same_to_the_byte(
+    case: str,
+    jobs: dict[str, dict[str, object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method, update, changes = CASES[case]
+    more = {"steps": STEPS, "save_state_every_steps": 2, "save_preview": False, "name": "r"}
+    settings = parse({**jobs[method], "method": method, "blocks": "M00,OUT05", **more, **changes})
+
+    def train(out: str, *, resume: bool = False) -> Path:
+        host = StandaloneHost(tmp_path, tmp_path / out, "cpu")
+        run_job(settings, host, control=Control(), sink=ignore, resume=resume)
+        return tmp_path / out / "r.safetensors"
+
+    whole = train("whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "update", dying(update))
+        with pytest.raises(Died):
+            train("cut")
+    file = train("cut", resume=True)
+    assert file.read_bytes() == whole.read_bytes()
+    assert file.with_suffix(".json").read_bytes() == whole.with_suffix(".json").read_bytes()
+    rows = [(out / "logs/r.csv").read_text() for out in (whole.parent, file.parent)]
+    numbers = [[line.split(",")[:4] for line in text.splitlines()] for text in rows]
+    assert numbers[0] == numbers[1]
+
+
+def test_a_job_that_was_complete_is_not_done_again(
+    jobs: dict[str, dict[str, object]], tmp_path: Path
+) -> None:
+    """The program may end between the result and the queue's note of it."""
+    settings = parse({**jobs["lora"], "method": "lora", "name": "r"})
+    host = StandaloneHost(tmp_path, tmp_path / "out", "cpu")
+    run_job(settings, host, control=Control(), sink=ignore)
+    file = tmp_path / "out/r.safetensors"
+    before = file.stat().st_mtime_ns
+    outcome = run_job(settings, host, control=Control(), sink=ignore, resume=True)
+    assert (outcome.steps, file.stat().st_mtime_ns) == (3, before)

@@ -1,0 +1,53 @@
+"""Files that are there whole or not at all, whatever ends the program while they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import uuid
+from pathlib import Path
+
+_LEFT_OVER = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{32}\.tmp", re.DOTALL)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Puts a file in its place in one move, after its content has reached the disk.
+
+    A folder that is missing, or was removed meanwhile, is made.
+
+    Raises:
+        OSError: it cannot be written; a file that was there before is as it was.
+    """
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def sweep(folder: Path, stems: re.Pattern[str]) -> None:
+    """Removes what a program that was killed left behind of files with such stems."""
+    for path in folder.glob(".*.tmp") if folder.is_dir() else ():
+        left = _LEFT_OVER.fullmatch(path.name)
+        if left is not None and stems.fullmatch(left["stem"]):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Lets the move itself reach the disk; Windows cannot open folders and needs no such thing."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

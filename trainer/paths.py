@@ -1,0 +1,30 @@
+"""Paths as users write them; whatever stands there, asking about it raises nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def user_path(text: str) -> Path:
+    """A path with its leading `~` replaced by the home folder, if there is such a home."""
+    path = Path(text.strip().strip('"'))  # Windows copies a path with quotes around it
+    try:
+        return path.expanduser()
+    except RuntimeError:  # ~ and a name that nobody here has
+        return path
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; also false where the system cannot say."""
+    return os.path.isfile(path)  # noqa: PTH113 - that of Path raises at names that are too long
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; also false where the system cannot say."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything; also false where the system cannot say."""
+    return os.path.exists(path)  # noqa: PTH110
