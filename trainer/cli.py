@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import logging
+import os
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
 from tqdm import tqdm
 
+from .atomic import write_bytes
 from .control import Control, Request
 from .errors import BadInput, Problem, TrainyardError
 from .events import Event, Notice, PhaseProgress, PhaseStarted, Saved, StepDone
@@ -21,11 +26,17 @@ from .settings.files import read_object
 from .settings.schema import JobSettings, listing, parse
 from .settings.traintrain import is_traintrain
 
+log = logging.getLogger(__name__)
+
 DONE, FAILED, BAD_INPUT, CANCELLED = 0, 1, 2, 130
+ERROR_FILE = "trainyard-error.txt"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: see DONE, FAILED, BAD_INPUT, CANCELLED."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name need not be printable here
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -37,7 +48,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainyardError as error:
         print(error, file=sys.stderr)
         return FAILED
+    except Exception as error:  # noqa: BLE001 - a user cannot do anything with a traceback
+        told = str(error).partition("\n")[0]
+        print(f"This was not foreseen: {type(error).__name__}: {told}", file=sys.stderr)
+        print(f"Its traceback, for a report: {_report(options)}", file=sys.stderr)
+        return FAILED
     return status
+
+
+def _report(options: argparse.Namespace) -> Path:
+    """Writes the traceback of the error in hand to a file."""
+    text = traceback.format_exc().encode("utf-8", "backslashreplace")
+    for folder in (getattr(options, "out", Path()) / "logs", Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError):
+            write_bytes(folder / ERROR_FILE, text)
+            return folder / ERROR_FILE
+    log.exception("the disk is full, so it stands here")
+    return Path(os.devnull)
 
 
 def _parser() -> argparse.ArgumentParser:

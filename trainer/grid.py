@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from .atomic import write_bytes
 from .control import Control, Request
 from .errors import BadInput, Problem
 from .evaluate.draw import draw_pictures
@@ -22,6 +24,7 @@ from .networks import kohya
 from .networks.network import Network
 from .networks.opening import open_network
 from .networks.targets import Target, find_targets
+from .paths import as_unicode, user_path
 from .plan import free_name
 from .run import OutOfMemory
 from .settings.checks import prompt_lines
@@ -79,7 +82,7 @@ def _check(settings: GridSettings, path: Path) -> None:
     problems: list[Problem] = []
     for file in settings.files:
         try:
-            kohya.load(Path(file).expanduser())
+            kohya.load(user_path(file))
         except BadInput as error:
             problems += error.problems
     if path.exists():
@@ -102,7 +105,7 @@ def _cells(
     wanted = [(prompt, seed) for prompt in prompts for seed in seeds]
     bare: dict[tuple[str, int], Image.Image] = {}
     for file in settings.files:
-        network = open_network(Path(file).expanduser(), targets)
+        network = open_network(user_path(file), targets)
         with network:
             for strength in numbers(settings.strengths):
                 for prompt, seed in wanted:
@@ -170,8 +173,8 @@ def _save(sheet: Image.Image, path: Path, settings: GridSettings) -> None:
     """Writes the sheet whole or not at all; it says in itself how it was drawn."""
     info = PngInfo()
     shown = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
-    info.add_itxt("trainyard_grid", "\n".join(f"{name}: {value}" for name, value in shown.items()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    sheet.save(temporary, "PNG", pnginfo=info)
-    temporary.replace(path)
+    lines = "\n".join(f"{name}: {value}" for name, value in shown.items())
+    info.add_itxt("trainyard_grid", as_unicode(lines))
+    drawn = io.BytesIO()
+    sheet.save(drawn, "PNG", pnginfo=info)
+    write_bytes(path, drawn.getvalue())

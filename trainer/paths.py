@@ -28,3 +28,8 @@ def is_folder(path: Path) -> bool:
 def is_there(path: Path) -> bool:
     """Whether there is anything; also false where the system cannot say."""
     return os.path.exists(path)  # noqa: PTH110
+
+
+def as_unicode(text: str) -> str:
+    """A text that can be written as UTF-8: a file's name need not be Unicode."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -15,6 +15,7 @@ from .atomic import write_bytes
 from .control import Request
 from .evaluate.draw import draw_pictures
 from .events import Sampled
+from .paths import as_unicode
 from .settings.groups import OutputSettings, SampleSettings, SizeSettings
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Sampler:
             f"Size: {width}x{height}",
             f"Model: {Path(self._session.model.origin.name).stem}",
         )
-        info.add_text("parameters", f"{prompt}\n{', '.join(parts)}")
+        info.add_text("parameters", as_unicode(f"{prompt}\n{', '.join(parts)}"))
         return info
 
     def _draw(self, step: int, network: Network, helpers: Sequence[Network]) -> None:

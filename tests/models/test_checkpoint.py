@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from trainer.errors import BadInput
-from trainer.models.checkpoint import legacy_hash, read_tensors, sha256
+from trainer.models.checkpoint import legacy_hash, metadata, read_tensors, sha256
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def test_safetensors_and_nested_ckpt_hold_the_same(tmp_path, tensors):
         found = read_tensors(tmp_path / name)
         assert found.keys() == tensors.keys()
         assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+    assert metadata(tmp_path / "x.safetensors") == {"key": "value"}
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])

@@ -98,8 +98,9 @@ def from_history(settings: JobSettings, jobs: Sequence[Job]) -> str:
         if job.state is not JobState.DONE or not (job.started_s and job.finished_s):
             continue
         same = all(job.settings.get(n) == settings.as_dict().get(n) for n in MATTERS)
-        if same and job.progress.done:
-            per_step_s = (job.finished_s - job.started_s) / job.progress.done
+        took_s = job.finished_s - job.started_s  # no time at all where the clock was set back
+        if same and job.progress.done and took_s > 0:
+            per_step_s = took_s / job.progress.done
             about = duration(per_step_s * settings[TrainingSettings].steps)
             return f"About {about}, as fast as {job.name} was."
     return ""

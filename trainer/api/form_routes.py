@@ -7,7 +7,7 @@ from fastapi import Request, Response
 from ..errors import BadInput, Problem
 from . import form
 from .described import SETTINGS
-from .routes import Routes, body_of, in_thread, settings_of
+from .routes import Routes, body_of, in_thread, number_of, settings_of
 from .yard import Yard
 
 
@@ -30,7 +30,7 @@ def add_form_routes(routes: Routes, yard: Yard) -> None:
         return {"cost": await in_thread(lambda: form.measure(settings, yard.host))}
 
     async def thumbnail(request: Request) -> object:
-        number = int(request.path_params["number"])
+        number = number_of(request.path_params["number"], "thumbnail")
         made = await in_thread(lambda: yard.thumbnails.jpeg(number))
         headers = {"Cache-Control": "private, max-age=3600"}
         return Response(made, media_type="image/jpeg", headers=headers)

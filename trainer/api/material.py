@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..paths import user_path
 from ..settings.checks import picture_lines, prompt_lines
 from ..settings.methods import METHODS
 from ..settings.schema import PARAMETERS
@@ -74,7 +75,7 @@ def named_pictures(raw: Raw, thumbnails: Thumbnails) -> list[dict[str, object]]:
     rows = []
     for number in range(min(SHOWN_PAIRS, max(map(len, lines.values()), default=0))):
         named = [(name, files[number]) for name, files in lines.items() if number < len(files)]
-        shown = [_picture(name, Path(file).expanduser(), thumbnails) for name, file in named]
+        shown = [_picture(name, user_path(file), thumbnails) for name, file in named]
         sizes = {(one["height"], one["width"]) for one in shown[:2] if "height" in one}
         rows.append({"pictures": shown, "same_size": len(sizes) < 2})
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from fastapi.responses import JSONResponse
 
 from ..errors import BadInput, Problem, TrainyardError
 from ..jobs.job import PENDING
+from ..settings.files import parse_object
 from ..settings.schema import listing
 from .answers import job_json, problems_json, status
 from .described import SETTINGS, TAG, Words, described
@@ -27,6 +29,7 @@ Body = Mapping[str, Any]
 
 PREFIX = "/trainyard/v1"
 """The number rises when a route changes its meaning, so that other programs can rely on it."""
+LARGEST_BODY_MB = 8
 HEADER = "x-trainyard"
 """A header that no other site can make a browser send along."""
 
@@ -72,8 +75,9 @@ class Routes:
             title: what it does, in a few words.
             query, body, answer: as in `described`.
         """
+        # The server answers a number of thousands of digits with a traceback; the handlers do not.
         self._app.add_api_route(
-            f"{PREFIX}/{path}",
+            f"{PREFIX}/{path.replace(':int', '')}",
             _answering(method, path, handler),
             methods=[method],
             dependencies=self._guards,
@@ -90,34 +94,48 @@ def _answering(
 
     async def answer(request: Request) -> Response:
         if method != "GET" and HEADER not in request.headers:
-            return JSONResponse({"error": f"the header {HEADER} is missing"}, 403)
+            return Json({"error": f"the header {HEADER} is missing"}, 403)
         try:
             made = await handler(request)
+            return made if isinstance(made, Response) else Json(made)
         except BadInput as error:
-            return JSONResponse({"problems": problems_json(error.problems)}, 422)
+            return Json({"problems": problems_json(error.problems)}, 422)
         except TrainyardError as error:
-            return JSONResponse({"error": str(error)}, 409)
+            return Json({"error": str(error)}, 409)
         except Exception as error:
             log.exception("%s %s failed", method, path)
-            return JSONResponse({"error": f"{type(error).__name__}: {error}"}, 500)
-        return made if isinstance(made, Response) else JSONResponse(made)
+            # What it says may name files that are none of the asker's business.
+            what = f"{type(error).__name__}: the details are in the program's console"
+            return Json({"error": what}, 500)
 
     return answer
+
+
+class Json(JSONResponse):  # type: ignore[misc]
+    """An answer in ASCII: a file's name need not be Unicode, but what is sent must be."""
+
+    def render(self, content: object) -> bytes:
+        """The body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 async def body_of(request: Request) -> Body:
     """A request's JSON object.
 
     Raises:
-        BadInput: it is none.
+        BadInput: it is none, or larger than anything that a form sends.
     """
+    received = bytearray()
+    async for part in request.stream():
+        received += part
+        if len(received) > LARGEST_BODY_MB * 2**20:
+            what = f"is larger than {LARGEST_BODY_MB} MB"
+            raise BadInput([Problem("request", what, "send settings only")])
     try:
-        body = await request.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise BadInput([Problem("request", "is no JSON object", "send one")])
-    return body
+        text = received.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadInput([Problem("request", "is not UTF-8 text", "send JSON")]) from None
+    return parse_object(text, "request")
 
 
 def settings_of(body: Body) -> Body:
@@ -246,7 +264,19 @@ ACTIONS: Mapping[str, Action] = {
 
 
 def _job_id(request: Request) -> int:
-    return int(request.path_params["job_id"])
+    return number_of(request.path_params["job_id"], "job")
+
+
+def number_of(text: object, where: str) -> int:
+    """A whole number from an address or a body.
+
+    Raises:
+        BadInput: it is none.
+    """
+    number = _whole(text)
+    if number is None or not 0 <= number < 2**53:
+        raise BadInput([Problem(where, "is no number that was given here", "reload the page")])
+    return number
 
 
 def _whole(text: object) -> int | None:

@@ -11,7 +11,7 @@ from fastapi import Request, Response
 from ..errors import BadInput, Problem
 from . import runs
 from .answers import finite
-from .routes import Routes, body_of, in_thread
+from .routes import Routes, body_of, in_thread, number_of
 from .yard import Yard
 
 HERE = ("127.0.0.1", "::1", "localhost")
@@ -47,7 +47,7 @@ def add_run_routes(routes: Routes, yard: Yard) -> None:
         return _download(await in_thread(draw), "image/png", "loss.png")
 
     async def open_folder(request: Request) -> object:
-        job = yard.store.get(int((await body_of(request)).get("job") or 0))
+        job = yard.store.get(number_of((await body_of(request)).get("job"), "job"))
         folder = job.files[-1].parent if job.files else yard.host.output_dir
         may = yard.opens_folders and _from_here(request)
         return {"folder": str(folder), "opened": may and _open(folder)}

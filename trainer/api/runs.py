@@ -101,17 +101,19 @@ def curve(path: Path) -> list[Point]:
     Raises:
         BadInput: the file is no log of a training.
     """
+    cure = f"choose one with the columns {', '.join(COLUMNS)}"
     points = []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if not rows.fieldnames or not {"step", "loss"} <= set(rows.fieldnames):
-            what = "is no log of a training"
-            cure = f"choose one with the columns {', '.join(COLUMNS)}"
-            raise BadInput([Problem(str(path), what, cure)])
-        for row in rows:
-            point = _point(row)
-            if point is not None:
-                points.append(point)
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            rows = csv.DictReader(file)
+            if not rows.fieldnames or not {"step", "loss"} <= set(rows.fieldnames):
+                raise BadInput([Problem(path.name, "is no log of a training", cure)])
+            for row in rows:
+                point = _point(row)
+                if point is not None:
+                    points.append(point)
+    except (OSError, csv.Error) as error:
+        raise BadInput([Problem(path.name, f"cannot be read: {error}", cure)]) from error
     return points
 
 

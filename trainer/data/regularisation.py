@@ -8,6 +8,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from ..errors import Problem
+from ..paths import user_path
 from ..settings.groups import DataSettings, PriorSettings
 from .folder import FolderReport, inspect
 from .views import View, views
@@ -62,4 +63,4 @@ def unused(learnt: Sequence[View], report: FolderReport, kept: Sequence[View]) -
 
 
 def _folder(text: str) -> Path:
-    return Path(text.strip().strip('"')).expanduser().resolve()
+    return user_path(text).resolve()

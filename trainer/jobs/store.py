@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import BadInput, Problem
+from ..paths import as_unicode
 from .job import FINISHED, LIVE, PENDING, Job, JobState, Progress, free_name
 
 _VERSION = 1
@@ -137,7 +138,7 @@ class JobStore:
                 (JobState.QUEUED.value,),
             ).fetchall()
             order = [row["id"] for row in rows if row["id"] != job_id]
-            order.insert(max(0, place), job_id)
+            order.insert(min(max(0, place), len(order)), job_id)
             for row, moved in zip(rows, order, strict=True):
                 self._set(moved, position=row["position"])
 
@@ -209,8 +210,8 @@ class JobStore:
         """Ends a live job as `state`."""
         with self._transaction():
             self._get_in(job_id, LIVE, "start it first")
-            self._set(job_id, state=state.value, finished_s=time.time(), error=error)
-            self._set(job_id, left_s=None)
+            self._set(job_id, state=state.value, finished_s=time.time())
+            self._set(job_id, error=as_unicode(error), left_s=None)
 
     def recover(self) -> list[Job]:
         """Marks every live job as interrupted; returns them.
@@ -298,7 +299,8 @@ def _job(row: sqlite3.Row) -> Job:
 
 
 def _dump(value: object) -> str:
-    return json.dumps(dict(value) if isinstance(value, Mapping) else value, ensure_ascii=False)
+    """As JSON in ASCII: a file's name need not be Unicode, but what SQLite keeps must be."""
+    return json.dumps(dict(value) if isinstance(value, Mapping) else value)
 
 
 def _problem(job_id: int, what: str, cure: str) -> Problem:

@@ -90,6 +90,18 @@ def _unpickled(path: Path) -> dict[str, torch.Tensor]:
     return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """A safetensors file's `__metadata__`; empty for other files, and where it cannot be read."""
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    try:
+        opened: Any = safe_open(path, framework="pt", device="cpu")
+        with opened as file:
+            return dict(file.metadata() or {})
+    except _DAMAGED:
+        return {}
+
+
 def sha256(path: Path) -> str:
     """Hex digest of the whole file, kohya's `ss_new_sd_model_hash`."""
     digest = hashlib.sha256()

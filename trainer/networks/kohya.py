@@ -28,6 +28,8 @@ LENGTH_BYTES = 8
 ALIGNMENT = 8
 """The tensors begin at a multiple of this."""
 LEGACY_HASH_START, LEGACY_HASH_BYTES = 0x100000, 0x10000
+NO_HEADER = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What a header raises that is no JSON, or JSON of something else."""
 ADAPTER_MARKS = (
     *("lora_down", "lora_up", "lora_mid", "lora_A", "lora_B", "lora.down", "lora.up"),
     *("hada_w", "lokr_w", "oft_blocks", "oft_diag", "dora_scale", "a1.weight", "ia3"),
@@ -109,7 +111,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with path.open("rb") as file:
             header = _read_header(path, file)
-            metadata = header.pop("__metadata__", {})
+            metadata = header.pop("__metadata__")
             _check_adapter(path, header)
             file.seek(0)
             # Read, not mapped: Windows could not replace a file that is mapped.
@@ -117,7 +119,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise _refused(path, f"cannot be read: {reason}", "check the path") from error
-    except SafetensorError as error:
+    except (SafetensorError, *NO_HEADER, RuntimeError, MemoryError) as error:
         raise _refused(path, f"is damaged: {error}", "get the file again") from error
     return tensors, {key: str(value) for key, value in metadata.items()}
 
@@ -148,14 +150,13 @@ def _read_header(path: Path, file: BinaryIO) -> dict[str, dict[str, Any]]:
         raise _refused(path, what, "get the file again")
     try:
         header: dict[str, dict[str, Any]] = json.loads(file.read(length))
-        ends = [
-            entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"
-        ]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        header.setdefault("__metadata__", {}).keys()
+        entries = (entry for name, entry in header.items() if name != "__metadata__")
+        end = max((int(entry["data_offsets"][1]) for entry in entries), default=0)
+    except NO_HEADER as error:
         raise _refused(path, "is no .safetensors file", "choose a LoRA file") from error
-    if tensors_start + max(ends, default=0) > size:
-        expected = tensors_start + max(ends)
-        what = f"is truncated: {size} bytes of {expected}"
+    if tensors_start + end > size:
+        what = f"is truncated: {size} bytes of {tensors_start + end}"
         raise _refused(path, what, "get the file again")
     return header
 

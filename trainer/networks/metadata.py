@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TypeVar
 
+from ..paths import as_unicode
 from ..settings.groups import (
     LossSettings,
     ModelSettings,
@@ -363,8 +364,7 @@ def _group(settings: JobSettings, group: type[Group]) -> Group | None:
 def _text(value: object) -> str:
     """A value as sd-scripts writes it; what a user typed is never mistaken for JSON."""
     if isinstance(value, str):
-        # A file's name need not be Unicode, but what is written must be.
-        text = value.encode("utf-8", "backslashreplace").decode("utf-8")
+        text = as_unicode(value)
         # The webui decodes texts that begin so, and expects JSON objects of certain shapes.
         return f" {text}" if text.startswith("{") else text
     return json.dumps(value) if isinstance(value, dict) else str(value)
