@@ -32,6 +32,8 @@ from .ldm_names import (
 Tensors = Mapping[str, torch.Tensor]
 Module = TypeVar("Module", bound=nn.Module)
 CLIP_HEAD_WIDTH = 64
+MOST_LAYERS = 500
+"""Of one kind; the largest known model has 48."""
 CLIP_LAYERS = r"(?:text_model\.)?encoder\.layers\."
 
 
@@ -259,8 +261,10 @@ def _count(own: Tensors, pattern: str) -> int:
     """One more than the highest number that the pattern's group takes in a tensor's name."""
     matches = (re.match(pattern, name) for name in own)
     highest = max((int(match[1]) for match in matches if match is not None), default=-1)
-    if highest > len(own):  # a file that is made to keep us busy
-        raise _damaged("the model", pattern.replace(r"(\d+)", "0").replace("\\", ""))
+    if highest > MOST_LAYERS:
+        what = f"has more than {MOST_LAYERS} layers or blocks of a kind"
+        cure = "the file is damaged, or made to keep this program busy"
+        raise BadInput([Problem("checkpoint", what, cure)])
     return highest + 1
 
 
