@@ -19,6 +19,7 @@ from trainer.networks import kohya
 from trainer.networks.lora import Lora
 from trainer.networks.network import Network
 from trainer.networks.opening import open_network
+from trainer.networks.sizes import Sizes
 from trainer.networks.targets import find_targets
 from trainer.settings.grid import GridSettings, parse_grid
 from trainer.settings.groups import BLOCKS
@@ -36,7 +37,7 @@ def lora_file(path: Path, kind: str, seed: int, rank: int = 2) -> Path:
         unet, text_encoders, family="sd1", blocks=BLOCKS, convolutions=convolutions
     )
     generator = torch.Generator().manual_seed(seed)
-    network = Network(targets, kind, rank=rank, alpha=rank, generator=generator)
+    network = Network(targets, kind, Sizes(rank, rank), generator=generator)
     with torch.no_grad():
         for weight in network.parameters():
             weight.normal_(0, 0.3, generator=generator)

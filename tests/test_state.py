@@ -93,7 +93,7 @@ def test_the_file_holds_tensors_and_json_alone(tmp_path: Path) -> None:
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()[HEADER])
     assert header["settings"] == SETTINGS
-    assert header["values"]["schedule"]["last_epoch"] == 9 + 1
+    assert header["values"]["schedule"]["steps"] == 10
 
 
 def test_the_last_few_are_kept_and_cleared(tmp_path: Path) -> None:

@@ -31,14 +31,16 @@ class BadInput(TrainyardError):
         self.problems = tuple(problems)
 
 
-class MissingDependency(TrainyardError):
+class MissingDependency(BadInput):
     """A package that is needed for what the user chose is not installed."""
 
-    def __init__(self, package: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package {package}, which is not installed"
-            f" - run: pip install {package}"
-        )
+    def __init__(self, package: str, purpose: str, *, where: str = "", versions: str = "") -> None:
+        """Args: where: the parameter that chose it. versions: those to install, as pip wants it."""
+        wanted = f'"{package}{versions}"' if versions else package
+        what = f"needs the package {package}, which is not installed"
+        if where:
+            what = f"{purpose} {what}"
+        super().__init__([Problem(where or purpose, what, f"run: pip install {wanted}")])
         self.package = package
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch
 from .control import Control, Request
 from .errors import TrainyardError
 from .events import Sink, StepDone
-from .optim.optimizers import ParameterGroup, new_optimizer
-from .optim.schedules import new_schedule
+from .optim.optimizers import ParameterGroup, averaged, begin, end, new_optimizer
+from .optim.schedules import Schedule
 from .settings.groups import OptimizerSettings, TrainingSettings
 
 LossFunction = Callable[[], torch.Tensor]
@@ -87,7 +88,8 @@ class Loop:
         self.step = 0
         self.smoothed_loss = math.nan
         self.optimizer = new_optimizer(optimizer, self.groups)
-        self.schedule = new_schedule(optimizer, self.optimizer, training.steps)
+        begin(self.optimizer)
+        self.schedule = Schedule(optimizer, self.optimizer, training.steps)
         device = self.parameters[0].device.type
         self.scaler = _new_scaler(device, compute_dtype is torch.float16)
         self._pending: list[_Pending] = []
@@ -125,13 +127,21 @@ class Loop:
                 break
             loss = self.update(loss_of_next_batch)
             self._pending.append(_Pending(self.step, loss, self._learning_rates()))
-            self.schedule.step()
+            self.schedule.step(loss)
             if time.monotonic() - self._marks[-1][0] >= REPORT_INTERVAL_S:
                 self._report(sink)
             after_step(self.step)
         self._report(sink)
         self._elapsed_before += time.monotonic() - self._started
         return Outcome(self.step, self.smoothed_loss, request)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The parameters as they are to be used and saved, for the length of a `with` block."""
+        return averaged(self.optimizer)
+
+    def end(self) -> None:
+        """Leaves the parameters as they are to be used; no update may follow."""
+        end(self.optimizer)
 
     def check_loss(self, sink: Sink) -> None:
         """Reports what is pending, so that nothing is saved after a NaN.
@@ -203,7 +213,9 @@ class Loop:
         self._elapsed_before = values["elapsed_s"]
 
     def _learning_rates(self) -> tuple[float, ...]:
-        return tuple(float(group["lr"]) for group in self.optimizer.param_groups)
+        """One for each group; an optimizer may have split a group into several."""
+        rates = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
+        return tuple(rates[group.name] for group in self.groups)
 
     def _report(self, sink: Sink) -> None:
         """Fetches the pending losses in one go and sends a record for each."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import math
 import secrets
 import time
@@ -27,12 +28,10 @@ from .models.model import DTYPES, DiffusionModel
 from .models.prompts import split, truncated
 from .models.text import CHUNK_TOKENS, Conditioning, ConditioningCache
 from .networks import kohya
-from .networks.kinds import KINDS
+from .networks.build import build_network, parameter_groups
 from .networks.metadata import build_metadata
 from .networks.naming import BASE
 from .networks.network import Network
-from .networks.targets import find_targets
-from .optim.optimizers import ParameterGroup
 from .paths import user_path
 from .plan import Plan
 from .run_facts import run_facts
@@ -223,20 +222,11 @@ class Session:
         """
         wanted = self.settings[NetworkSettings]
         model = self.model
-        targets = find_targets(
+        network = build_network(
+            wanted,
             model.unet,
             model.text_encoders if self.trains_text_encoder else [],
             family=model.family.name,
-            blocks=wanted.blocks,
-            element=wanted.element,
-            convolutions=KINDS[wanted.network].convolutions,
-        )
-        network = Network(
-            targets,
-            wanted.network,
-            rank=wanted.rank,
-            alpha=wanted.alpha,
-            dtype=DTYPES[wanted.network_precision],
             device=model.device,
             generator=torch.Generator().manual_seed(self.seed + self.networks_made),
         )
@@ -278,24 +268,37 @@ class Session:
         if self.recorder is not None and self.recorder.enter(part):
             return Outcome(self.settings[TrainingSettings].steps, math.nan, Request.CONTINUE)
 
+        most = self.settings[NetworkSettings].scale_weight_norms
+        first = loop.step * self.settings[TrainingSettings].gradient_accumulation_steps
+        batches = itertools.count(first)
+
+        def loss_with_dropout() -> torch.Tensor:
+            network.draw_dropout(f"{self.seed}-{next(batches)}")
+            return loss_of_next_batch()
+
         def after_step(step: int) -> None:
+            if most:
+                network.limit_norms(most)
             if step in saving.points:
                 loop.check_loss(self.sink)
                 self._save(network, saving.points[step], loop, data, final=False)
             if watch is not None:
-                watch.after_step(step, self.settings[TrainingSettings].steps, network, helpers)
+                with loop.averaged():
+                    watch.after_step(step, self.settings[TrainingSettings].steps, network, helpers)
             if self.recorder is not None:  # last: what goes on from here has all of the above
                 self.recorder.after_step(step, lambda: loop.check_loss(self.sink))
 
         self.sink(PhaseStarted(title, self.settings[TrainingSettings].steps))
         with self.training_mode():
             outcome = loop.run(
-                loss_of_next_batch, control=self.control, sink=self.sink, after_step=after_step
+                loss_with_dropout, control=self.control, sink=self.sink, after_step=after_step
             )
         if outcome.steps == 0:
             raise Stopped
         if self.recorder is not None and outcome.request is not Request.CONTINUE:
             self.recorder.at_stop()
+        network.end_dropout()
+        loop.end()
         if outcome.request is Request.STOP:
             self.sink(Notice(f"Stopped after step {outcome.steps}; nothing more was saved"))
         elif saving.at_end or outcome.request is Request.STOP_AND_SAVE:
@@ -309,16 +312,8 @@ class Session:
             BadInput: optimizer or schedule refuse their arguments.
         """
         rates = self.settings[OptimizerSettings]
-        assert rates.text_encoder_learning_rate is not None  # it inherits learning_rate
         return Loop(
-            [
-                ParameterGroup("unet", tuple(network.unet_parameters()), rates.learning_rate),
-                ParameterGroup(
-                    "text_encoder",
-                    tuple(network.text_encoder_parameters()),
-                    rates.text_encoder_learning_rate,
-                ),
-            ],
+            parameter_groups(network, rates),
             self.settings[TrainingSettings],
             rates,
             compute_dtype=self.model.compute_dtype,
@@ -336,7 +331,8 @@ class Session:
     ) -> None:
         output = self.settings[OutputSettings]
         strength = self.settings[NetworkSettings].network_strength
-        tensors = network.tensors(DTYPES[output.save_precision], strength)
+        with loop.averaged():
+            tensors = network.tensors(DTYPES[output.save_precision], strength)
         metadata = build_metadata(self.settings, run_facts(self, network, loop, data))
         try:
             kohya.save(path, tensors, metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -10,7 +11,9 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from trainer.networks.kinds import KINDS
 from trainer.networks.network import Network
+from trainer.networks.sizes import Sizes
 from trainer.networks.targets import Target, find_targets
 from trainer.settings.groups import BLOCKS
 
@@ -92,10 +95,12 @@ class Model:
             **chosen,  # type: ignore[arg-type]
         )
 
-    def network(self, kind: str = "lierla", **size: object) -> Network:
-        size = {"rank": 4, "alpha": 2.0, **size}
-        targets = self.targets(convolutions=kind != "lierla")
-        return Network(targets, kind, **size)  # type: ignore[arg-type]
+    def network(self, kind: str = "lierla", **options: object) -> Network:
+        of_sizes = {field.name for field in dataclasses.fields(Sizes)}
+        sizes = {"rank": 4, "alpha": 2.0} | {k: v for k, v in options.items() if k in of_sizes}
+        others = {k: v for k, v in options.items() if k not in of_sizes}
+        targets = self.targets(convolutions=KINDS[kind].convolutions)
+        return Network(targets, kind, Sizes(**sizes), **others)  # type: ignore[arg-type]
 
     def noise_pred(self, seed: int = 0, requires_grad: bool = False) -> torch.Tensor:
         """The UNet's output for a fixed random input [2, 4, 16, 8]."""

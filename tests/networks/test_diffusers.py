@@ -18,6 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from tests.networks.small_models import Model, shared_model, trained
 from trainer.networks import kohya
 from trainer.networks.network import Network
+from trainer.networks.sizes import Sizes
 
 
 def pipeline_for(model: Model) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
@@ -85,7 +86,7 @@ def test_the_conversion_leaves_no_key_over(tmp_path: Path, family: str) -> None:
 
 def test_a_saved_strength_is_what_diffusers_applies(tmp_path: Path) -> None:
     model = shared_model("sd1")
-    network = trained(Network(model.targets(blocks=("IN04", "M00")), rank=4, alpha=2.0))
+    network = trained(Network(model.targets(blocks=("IN04", "M00")), "lierla", Sizes(4, 2.0)))
     kohya.save(tmp_path / "a.safetensors", network.tensors(strength=-0.6), {})
     pipeline = pipeline_for(model)
     pipeline.load_lora_weights(tmp_path, weight_name="a.safetensors")
@@ -93,3 +94,12 @@ def test_a_saved_strength_is_what_diffusers_applies(tmp_path: Path) -> None:
         expected = model.noise_pred()
     theirs = Model("sd1", pipeline.unet, [])
     torch.testing.assert_close(theirs.noise_pred(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_diffusers_leaves_the_magnitudes_of_a_dora_out(tmp_path: Path) -> None:
+    """Why the help of the parameter says so: it knows only magnitudes by output."""
+    network = trained(shared_model("sd1").network("dora", alpha=4.0))
+    kohya.save(tmp_path / "a.safetensors", network.tensors(), {})
+    state, _ = StableDiffusionPipeline.lora_state_dict(tmp_path, weight_name="a.safetensors")
+    assert len(state) == 2 * len(network.targets)
+    assert not any("magnitude" in key or "dora" in key for key in state)

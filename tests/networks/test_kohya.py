@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from trainer.errors import BadInput, TrainyardError
+from trainer.models.model import DTYPES
 from trainer.networks import kohya
 
 METADATA = {
@@ -39,7 +40,7 @@ def read_by_hand(path: Path) -> tuple[dict[str, object], bytes]:
     return json.loads(data[8 : 8 + length]), data[8 + length :]
 
 
-@pytest.mark.parametrize("dtype", list(kohya.DTYPES.values()))
+@pytest.mark.parametrize("dtype", list(DTYPES.values()))
 def test_what_is_saved_is_loaded(tmp_path: Path, dtype: torch.dtype) -> None:
     path = tmp_path / "a.safetensors"
     kohya.save(path, tensors(dtype), METADATA)

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.networks.small_models import trained
 from trainer.networks.network import Network
+from trainer.networks.sizes import Sizes
 from trainer.networks.targets import Target
 
 LAYERS = {
@@ -34,10 +35,9 @@ def layer_and_input(request: pytest.FixtureRequest) -> tuple[nn.Module, torch.Te
     return layer, torch.randn(shape)
 
 
-def network_on(layer: nn.Module, **options: object) -> Network:
+def network_on(layer: nn.Module, rank: int = RANK, **options: object) -> Network:
     root = Target("lora_unet_layer", layer, "IN01")  # type: ignore[arg-type]
-    options = {"rank": RANK, "alpha": ALPHA, **options}
-    return Network([root], "c3lier", **options)  # type: ignore[arg-type]
+    return Network([root], "c3lier", Sizes(rank, ALPHA), **options)  # type: ignore[arg-type]
 
 
 def down_and_up(network: Network) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,10 +137,10 @@ def test_a_seed_gives_the_same_weights() -> None:
 def test_kernels_have_their_own_rank_and_alpha() -> None:
     layers = [nn.Conv2d(12, 20, 3), nn.Conv2d(12, 20, 1), nn.Linear(12, 20)]
     targets = [Target(f"lora_unet_{i}", layer, "IN01") for i, layer in enumerate(layers)]
-    network = Network(targets, "c3lier", rank=4, alpha=2.0, conv_rank=6, conv_alpha=1.0)
+    network = Network(targets, "c3lier", Sizes(4, 2.0, conv_rank=6, conv_alpha=1.0))
     sizes = [(adapter.rank, adapter.alpha) for adapter in network.adapters.values()]
     assert sizes == [(6, 1.0), (4, 2.0), (4, 2.0)]
-    inherited = Network(targets, "c3lier", rank=4, alpha=2.0)
+    inherited = Network(targets, "c3lier", Sizes(4, 2.0))
     assert [adapter.rank for adapter in inherited.adapters.values()] == [4, 4, 4]
 
 

@@ -201,7 +201,7 @@ def test_both_families_of_keys_tell_the_model(
 
 
 def test_networks_are_described_as_their_readers_expect() -> None:
-    loha = NetworkFacts("loha", rank=8, alpha=4.0, conv_rank=2, conv_alpha=1.0)
+    loha = NetworkFacts("loha_conv", rank=8, alpha=4.0, conv_rank=2, conv_alpha=1.0)
     found = metadata(network=loha)
     assert found["ss_network_module"] == "lycoris.kohya"
     args = {"algo": "loha", "conv_dim": "2", "conv_alpha": "1.0"}

@@ -8,6 +8,7 @@ import torch
 from tests.networks.small_models import Model, small_model, trained
 from trainer.errors import BadInput
 from trainer.networks.network import Network
+from trainer.networks.sizes import Sizes
 
 UP, DOWN = "lora_up.weight", "lora_down.weight"
 FIRST = "lora_unet_down_blocks_0_attentions_0_proj_in"
@@ -66,9 +67,9 @@ def test_at_multiplier_zero_nothing_is_computed(
 def test_two_networks_add_up(model: Model) -> None:
     """Two LoRAs together are one whose rank is the sum of theirs."""
     targets = model.targets()
-    one = trained(Network(targets, rank=2, alpha=2.0), seed=1)
-    two = trained(Network(targets, rank=3, alpha=1.5), seed=2)
-    merged = Network(targets, rank=5, alpha=5.0)
+    one = trained(Network(targets, "lierla", Sizes(2, 2.0)), seed=1)
+    two = trained(Network(targets, "lierla", Sizes(3, 1.5)), seed=2)
+    merged = Network(targets, "lierla", Sizes(5, 5.0))
     held, of_one, of_two = {}, one.tensors(), two.tensors()
     for key, tensor in merged.tensors().items():
         a, b = of_one[key], of_two[key]
@@ -93,7 +94,7 @@ def test_parameters_are_parted_by_model(model: Model) -> None:
     assert len(of_text) == 2 * 3 * 6  # three layers of the small text encoder
     assert {id(w) for w in (*of_unet, *of_text)} == {id(w) for w in network.parameters()}
     assert all(weight.requires_grad for weight in network.parameters())
-    unet_alone = Network(model.targets(blocks=("IN01", "M00")), rank=4, alpha=2.0)
+    unet_alone = Network(model.targets(blocks=("IN01", "M00")), "lierla", Sizes(4, 2.0))
     assert unet_alone.text_encoder_parameters() == []
 
 
@@ -171,7 +172,7 @@ def test_a_frozen_network_stays_frozen(model: Model) -> None:
 
 
 def test_layers_that_the_file_lacks_start_anew(model: Model) -> None:
-    only_unet = trained(Network(model.targets(blocks=("IN01",)), rank=4, alpha=2.0))
+    only_unet = trained(Network(model.targets(blocks=("IN01",)), "lierla", Sizes(4, 2.0)))
     with only_unet:
         expected = model.noise_pred()
     network = model.network()
@@ -213,7 +214,7 @@ def refused(network: Network, tensors: dict[str, torch.Tensor]) -> list[str]:
 def test_layers_that_are_not_trained_are_refused(model: Model) -> None:
     """The message names the blocks that are missing."""
     tensors = trained(model.network()).tensors()
-    network = Network(model.targets(blocks=("IN01", "IN02")), rank=4, alpha=2.0)
+    network = Network(model.targets(blocks=("IN01", "IN02")), "lierla", Sizes(4, 2.0))
     (message,) = refused(network, tensors)
     assert "lora_te_text_model_encoder_layers_0_mlp_fc1" in message
     assert "BASE, IN04, IN05, IN07, IN08, M00, OUT03" in message
@@ -248,7 +249,7 @@ def test_a_file_for_another_width_is_refused(model: Model) -> None:
 
 
 def test_a_file_for_another_family_is_refused(model: Model) -> None:
-    network = Network(small_model("sdxl").targets(blocks=("OUT00",)), rank=4, alpha=2.0)
+    network = Network(small_model("sdxl").targets(blocks=("OUT00",)), "lierla", Sizes(4, 2.0))
     (message,) = refused(network, {f"{FIRST}.{UP}": torch.zeros(1, 1)})
     assert "none of its 1 layers belongs to this model" in message
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainer.errors import BadInput
-from trainer.optim.schedules import check_schedule, new_schedule
+from trainer.optim.schedules import Schedule, check_schedule
 from trainer.settings.groups import OptimizerSettings
 
 STEPS = 10
@@ -16,7 +16,7 @@ STEPS = 10
 
 def rates(**settings) -> list[float]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
-    schedule = new_schedule(OptimizerSettings(**settings), optimizer, STEPS)
+    schedule = Schedule(OptimizerSettings(**settings), optimizer, STEPS)
     found = []
     for _ in range(STEPS):
         found.append(optimizer.param_groups[0]["lr"])

@@ -114,7 +114,7 @@ def test_unambiguous_values_are_accepted(name: str, raw: object, value: object) 
         ("bucket_step_px", 60, "not a multiple of 8", "use 64"),
         ("mirror", "maybe", "neither true nor false", "true or false"),
         ("mirror", 2, "neither true nor false", "true or false"),
-        ("optimizer", "AdamX", "not one of the choices", "did you mean AdamW?"),
+        ("optimizer", "AdanW", "not one of the choices", "did you mean AdamW?"),
         ("unreadable", [], "not one of the choices", "stop or skip"),
         ("blocks", [], "no network block is chosen", "all 26"),
         ("blocks", "IN12", '"IN12" is not one of the choices', "did you mean IN"),

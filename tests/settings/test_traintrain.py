@@ -133,7 +133,7 @@ def test_a_text_encoder_learning_rate_of_0_inherits(zero: object) -> None:
 @pytest.mark.parametrize(
     ("foreign", "raw"),
     [
-        ("network_conv_rank", "8"),
+        ("network_conv_rank", "2000"),
         ("diff_alt_ratio", "0.5"),
         ("diff_use_diff_mask", True),
         ("target prompt", "a red dress"),
@@ -170,3 +170,13 @@ def test_recognised_by_its_names() -> None:
     assert is_traintrain(DEFAULTS)
     assert not is_traintrain({"method": "lora", "steps": 5})
     assert not is_traintrain({})
+
+
+def test_convolutions_that_inherit_stay_empty() -> None:
+    """TrainTrain's 0 is an empty field here; a size of their own comes over."""
+    inherited = import_traintrain({**DEFAULTS, "mode": "LoRA", "network_type": "c3lier"})
+    assert "conv_rank" not in inherited.values
+    own = {"network_type": "c3lier", "network_conv_rank": "4", "network_conv_alpha": "2"}
+    imported = import_traintrain({**DEFAULTS, "mode": "LoRA", **own})
+    assert (imported.values["conv_rank"], imported.values["conv_alpha"]) == (4, 2.0)
+    assert imported.values["network"] == "c3lier"

@@ -12,10 +12,8 @@ from ..evaluate.draw import draw_pictures
 from ..evaluate.measures import Draw
 from ..hosts.standalone import StandaloneHost
 from ..networks import kohya
-from ..networks.kinds import KINDS
+from ..networks.build import build_network
 from ..networks.naming import BASE
-from ..networks.network import Network
-from ..networks.targets import find_targets
 from ..settings.groups import ModelSettings, NetworkSettings
 from ..settings.schema import JobSettings
 
@@ -28,15 +26,12 @@ def drawing(host: StandaloneHost, settings: JobSettings, file: Path) -> Iterator
     """
     wanted = settings[NetworkSettings]
     with host.borrow(settings[ModelSettings]) as model:
-        targets = find_targets(
+        network = build_network(
+            wanted,
             model.unet,
             model.text_encoders if BASE in wanted.blocks else [],
             family=model.family.name,
-            blocks=wanted.blocks,
-            element=wanted.element,
-            convolutions=KINDS[wanted.network].convolutions,
         )
-        network = Network(targets, wanted.network, rank=wanted.rank, alpha=wanted.alpha)
         network.load(kohya.load(file)[0])
 
         def draw(

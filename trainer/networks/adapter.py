@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from .dropout import Mask
 from .targets import Layer
 
 
@@ -17,12 +19,22 @@ class MisfitError(ValueError):
     """Tensors of a file do not belong on a layer; the message says why."""
 
 
+@dataclass(frozen=True)
+class Size:
+    """How large one adapter is made."""
+
+    rank: int
+    alpha: float
+    """What it adds is scaled by alpha / rank."""
+    factor: int = -1
+    """LoKr: the side of the small matrix; -1 takes the most even split."""
+
+
 class Adapter(nn.Module, ABC):
     """A trainable addition to one layer: y = W x + b + multiplier * scale * (delta W) x.
 
     A kind of network is a subclass with the parameters of delta W, `forward`, and the names that
-    files give its parameters.  `forward(x)` returns the addition including `factor`; `hook` adds
-    it to the layer's output, and is what a kind overrides that does more than add.
+    files give its parameters.
 
     Parameters hold the shapes that they have in a file, in fp32 unless the user chose otherwise.
     They are cast to the dtype of `x`, so that a layer in bf16 or under autocast computes as fast
@@ -31,6 +43,10 @@ class Adapter(nn.Module, ABC):
 
     strength_in: ClassVar[tuple[str, ...]]
     """Tensor names in which delta W is linear; the first one present takes a strength at save."""
+    fast: ClassVar[tuple[str, ...]]
+    """Names of the tensors that start at zero, which LoRA+ gives a higher learning rate."""
+    unbounded: ClassVar[tuple[str, ...]] = ()
+    """Names of the tensors that delta W is no product of."""
 
     def __init__(self, rank: int, alpha: float, *, scaled: bool = True) -> None:
         """Keep rank and alpha; what is not `scaled` by alpha / rank counts as it is."""
@@ -39,25 +55,49 @@ class Adapter(nn.Module, ABC):
         self.alpha = alpha
         self.scaled = scaled
         self.scale = alpha / rank if scaled else 1.0
-        self.factor = self.scale
+        self.multiplier = 1.0
+        self.mask: Mask | None = None
+        """What is left out of the batch that is being trained on."""
 
-    def set_multiplier(self, multiplier: float) -> None:
-        """Set by how much the addition counts; 0 makes the layer exactly what it was."""
-        self.factor = multiplier * self.scale
+    @property
+    def factor(self) -> float:
+        """What delta W is multiplied by: multiplier * alpha / rank."""
+        return self.multiplier * self.scale
 
     def hook(self, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Forward hook: the layer's output with the addition."""
-        if self.factor == 0.0:
+        if self.multiplier == 0.0 or (self.mask and self.mask.whole):
             return output
-        return output + self.forward(inputs[0])
+        return self.forward(inputs[0], output)
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """The addition to the layer's output for its input `x`, in the layer's output shape."""
+    def forward(self, x: Tensor, output: Tensor) -> Tensor:
+        """The layer's `output` for its input `x`, with the addition including `factor`."""
 
     @abstractmethod
     def weights(self) -> dict[str, nn.Parameter]:
         """The parameters under the tensor names that files give them, without alpha."""
+
+    @abstractmethod
+    def norm(self) -> Tensor:
+        """The Frobenius norm of delta W, alpha / rank included, fp32."""
+
+    def strengthened(self, strength: float) -> dict[str, Tensor]:
+        """The weights of the adapter that at multiplier 1 is this one at `strength`."""
+        weights: dict[str, Tensor] = {**self.weights()}
+        name = next(name for name in self.strength_in if name in weights)
+        return {**weights, name: weights[name].float() * strength}
+
+    @torch.no_grad()
+    def limit_norm(self, most: float) -> None:
+        """Shrink delta W to this norm if it is larger, every factor of it alike.
+
+        Source: sd-scripts' scale_weight_norms.
+        """
+        factors = [weight for name, weight in self.weights().items() if name not in self.unbounded]
+        shrink = (most / self.norm().clamp(min=1e-12)).clamp(max=1.0) ** (1 / len(factors))
+        for weight in factors:
+            weight.mul_(shrink.to(weight.dtype))
 
 
 def convolves(layer: Layer) -> bool:

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from . import loha, lokr, lora
-from .adapter import Adapter
+from . import dora, loha, lokr, lora
+from .adapter import Adapter, Size
 from .targets import Layer
 
 
@@ -18,7 +18,7 @@ class Build(Protocol):
     """Makes a new adapter that changes nothing yet, in fp32 on the CPU."""
 
     def __call__(
-        self, layer: Layer, rank: int, alpha: float, generator: torch.Generator | None = None, /
+        self, layer: Layer, size: Size, generator: torch.Generator | None = None, /
     ) -> Adapter: ...
 
 
@@ -46,6 +46,8 @@ class NetworkKind:
     """What files state in `ss_network_args`, besides the convolutions' rank and alpha."""
 
 
+_DORA = {"algo": "locon", "dora_wd": "True", "wd_on_output": "False"}
+
 KINDS: dict[str, NetworkKind] = {
     kind.name: kind
     for kind in (
@@ -70,6 +72,16 @@ KINDS: dict[str, NetworkKind] = {
         NetworkKind(
             name="loha",
             title="LoHa: product of two low ranks, more expressive at the same size",
+            convolutions=False,
+            build=loha.build,
+            from_file=loha.from_file,
+            tensor_names=loha.TENSOR_NAMES,
+            module="lycoris.kohya",
+            args={"algo": "loha"},
+        ),
+        NetworkKind(
+            name="loha_conv",
+            title="LoHa with convolutional layers",
             convolutions=True,
             build=loha.build,
             from_file=loha.from_file,
@@ -80,12 +92,42 @@ KINDS: dict[str, NetworkKind] = {
         NetworkKind(
             name="lokr",
             title="LoKr: Kronecker product, very small files",
+            convolutions=False,
+            build=lokr.build,
+            from_file=lokr.from_file,
+            tensor_names=lokr.TENSOR_NAMES,
+            module="lycoris.kohya",
+            args={"algo": "lokr"},
+        ),
+        NetworkKind(
+            name="lokr_conv",
+            title="LoKr with convolutional layers",
             convolutions=True,
             build=lokr.build,
             from_file=lokr.from_file,
             tensor_names=lokr.TENSOR_NAMES,
             module="lycoris.kohya",
             args={"algo": "lokr"},
+        ),
+        NetworkKind(
+            name="dora",
+            title="DoRA: a LoRA that learns direction and size of the weights apart",
+            convolutions=False,
+            build=dora.build,
+            from_file=dora.from_file,
+            tensor_names=dora.TENSOR_NAMES,
+            module="lycoris.kohya",
+            args=_DORA,
+        ),
+        NetworkKind(
+            name="dora_conv",
+            title="DoRA with convolutional layers",
+            convolutions=True,
+            build=dora.build,
+            from_file=dora.from_file,
+            tensor_names=dora.TENSOR_NAMES,
+            module="lycoris.kohya",
+            args=_DORA,
         ),
     )
 }

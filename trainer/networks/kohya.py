@@ -20,9 +20,6 @@ from torch import Tensor
 from ..atomic import write_bytes
 from ..errors import BadInput, Problem, TrainyardError
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""What a file's precision may be, by its name in the settings."""
-
 LENGTH_BYTES = 8
 """A safetensors file begins with the length of its JSON header, little-endian."""
 ALIGNMENT = 8

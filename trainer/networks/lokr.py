@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from .adapter import (
     Adapter,
     MisfitError,
+    Size,
     alpha_of,
     fill,
     kaiming_uniform,
@@ -41,6 +42,7 @@ class Lokr(Adapter):
     """
 
     strength_in = (W1, W1_A)
+    fast = (W2, W2_B)
 
     def __init__(
         self, layer: Layer, weights: Mapping[str, nn.Parameter], rank: int, alpha: float
@@ -57,22 +59,40 @@ class Lokr(Adapter):
         for name, weight in weights.items():
             self.register_parameter(name, weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The addition for x [..., in], shaped [..., out]."""
-        w1, w2 = self.factors(x.dtype)
+    def forward(self, x: Tensor, output: Tensor) -> Tensor:
+        """For x [..., in] and output [..., out]."""
+        w1, w2 = self.factors(output.dtype)
+        x = x.to(output.dtype)
         groups = x.reshape(*x.shape[:-1], w1.shape[1], w2.shape[1])  # [..., in1, in2]
         rows = F.linear(groups, w2)  # [..., in1, out2]
         mixed = F.linear(rows.transpose(-1, -2), w1)  # [..., out2, out1]
-        return mixed.transpose(-1, -2).flatten(-2)
+        return output + self.thinned(mixed.transpose(-1, -2).flatten(-2))
 
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """w1 [out1, in1], factor included, and w2 [out2, in2 (, k, k)]."""
-        weights = self.weights()
+        """w1 [out1, in1], factor included, and w2 [out2, in2 (, k, k)].
+
+        Dropping ranks drops those of w2; where it is whole, columns of w1 instead.
+        """
+        weights: dict[str, Tensor] = {**self.weights()}
+        if self.mask:
+            thinned = W2_A if W2_A in weights else W1 if W1 in weights else W1_A
+            weights[thinned] = self.mask.thin_ranks(weights[thinned])
         w1 = weights[W1] if W1 in weights else weights[W1_A] @ weights[W1_B]
         w2 = weights[W2] if W2 in weights else weights[W2_A] @ weights[W2_B]
         if self.kernel:
             w2 = w2.reshape(w2.shape[0], -1, *self.kernel)
         return (w1 * self.factor).to(dtype), w2.to(dtype)
+
+    def thinned(self, addition: Tensor) -> Tensor:
+        """The addition with the dropout of single values."""
+        return self.mask.thin(addition) if self.mask else addition
+
+    def norm(self) -> Tensor:
+        """The norm of a Kronecker product is the product of the norms."""
+        weights = {name: weight.float() for name, weight in self.weights().items()}
+        w1 = weights[W1] if W1 in weights else weights[W1_A] @ weights[W1_B]
+        w2 = weights[W2] if W2 in weights else weights[W2_A] @ weights[W2_B]
+        return w1.norm() * w2.norm() * abs(self.scale)
 
     def weights(self) -> dict[str, nn.Parameter]:
         return {name: self.get_parameter(name) for name in self._names}
@@ -88,33 +108,32 @@ class ConvLokr(Lokr):
         super().__init__(layer, weights, rank, alpha)
         self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The addition for x [n, in, h, w], in the shape of the convolution's output."""
-        w1, w2 = self.factors(x.dtype)
+    def forward(self, x: Tensor, output: Tensor) -> Tensor:
+        """For x [n, in, h, w] and output [n, out, h', w']."""
+        w1, w2 = self.factors(output.dtype)
+        x = x.to(output.dtype)
         n, in1 = x.shape[0], w1.shape[1]
         groups = x.reshape(n * in1, w2.shape[1], *x.shape[2:])
         rows = F.conv2d(groups, w2, None, self.stride, self.padding, self.dilation)
         mixed = torch.matmul(w1, rows.reshape(n, in1, -1))  # [n, out1, out2 * h * w]
-        return mixed.view(n, -1, *rows.shape[2:])
+        return output + self.thinned(mixed.view_as(output))
 
 
-def build(
-    layer: Layer, rank: int, alpha: float, generator: torch.Generator | None = None
-) -> Adapter:
+def build(layer: Layer, size: Size, generator: torch.Generator | None = None) -> Adapter:
     """A new LoKr for a layer; it changes nothing until it is trained.
 
-    Widths are split as evenly as they divide.  w2 is whole where the rank would save nothing.
+    w2 is whole where the rank would save nothing.
     """
     width_out, width_in, kernel = layer_shape(layer)
-    out1, out2 = split(width_out)
-    in1, in2 = split(width_in)
+    out1, out2 = split(width_out, size.factor)
+    in1, in2 = split(width_in, size.factor)
     weights = {W1: kaiming_uniform((out1, in1), generator)}
-    if rank >= max(out2, in2) / 2:
+    if size.rank >= max(out2, in2) / 2:
         weights[W2] = zeros((out2, in2, *kernel))
-        return _of(layer, weights, rank, alpha)
-    weights[W2_A] = kaiming_uniform((out2, rank), generator)
-    weights[W2_B] = zeros((rank, in2 * math.prod(kernel)))
-    return _of(layer, weights, rank, alpha)
+        return _of(layer, weights, size.rank, size.alpha)
+    weights[W2_A] = kaiming_uniform((out2, size.rank), generator)
+    weights[W2_B] = zeros((size.rank, in2 * math.prod(kernel)))
+    return _of(layer, weights, size.rank, size.alpha)
 
 
 def from_file(layer: Layer, tensors: Mapping[str, Tensor]) -> Adapter:
@@ -132,9 +151,15 @@ def from_file(layer: Layer, tensors: Mapping[str, Tensor]) -> Adapter:
     return adapter
 
 
-def split(width: int) -> tuple[int, int]:
-    """The two factors of a width that are nearest to each other, the smaller one first."""
-    smaller = next(n for n in range(math.isqrt(width), 0, -1) if width % n == 0)
+def split(width: int, most: int = -1) -> tuple[int, int]:
+    """Two factors of a width, the smaller one first.
+
+    Args:
+        most: what the smaller one may be at most; -1 takes the two nearest to each other.
+    """
+    root = math.isqrt(width)
+    start = root if most < 1 else min(root, most)
+    smaller = next(n for n in range(start, 0, -1) if width % n == 0)
     return smaller, width // smaller
 
 

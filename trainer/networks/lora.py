@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .adapter import Adapter, alpha_of, fill, kaiming_uniform, layer_shape, rank_of, require, zeros
+from .adapter import (
+    Adapter,
+    Size,
+    alpha_of,
+    fill,
+    kaiming_uniform,
+    layer_shape,
+    rank_of,
+    require,
+    zeros,
+)
 from .targets import Layer
 
 DOWN, UP = "lora_down.weight", "lora_up.weight"
@@ -22,6 +32,7 @@ class Lora(Adapter):
     """up . down on a Linear: down [rank, in], up [out, rank]."""
 
     strength_in = (UP,)
+    fast = (UP,)
 
     def __init__(
         self, layer: Layer, rank: int, alpha: float, generator: torch.Generator | None = None
@@ -32,13 +43,22 @@ class Lora(Adapter):
         self.down = kaiming_uniform((rank, width_in, *kernel), generator)
         self.up = zeros((width_out, rank, *(1 for _ in kernel)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The addition for x [..., in], shaped [..., out]."""
-        low = F.linear(x, self.down.to(x.dtype)) * self.factor  # [..., rank]
-        return F.linear(low, self.up.to(x.dtype))
+    def forward(self, x: Tensor, output: Tensor) -> Tensor:
+        """For x [..., in] and output [..., out]."""
+        dtype = output.dtype
+        low = F.linear(x.to(dtype), self.down.to(dtype))  # [..., rank]
+        if self.mask:
+            low = self.mask.thin_ranks(self.mask.thin(low))
+        return add_product(output, low, self.up.to(dtype), self.factor)
 
     def weights(self) -> dict[str, nn.Parameter]:
         return {DOWN: self.down, UP: self.up}
+
+    def norm(self) -> Tensor:
+        """By two products of rank x rank: the norm of up . down without forming it."""
+        down, up = self.down.float().flatten(1), self.up.float().flatten(1)
+        square = ((up.T @ up) * (down @ down.T)).sum().clamp(min=0)
+        return square.sqrt() * abs(self.scale)
 
 
 class ConvLora(Lora):
@@ -51,20 +71,30 @@ class ConvLora(Lora):
         super().__init__(layer, rank, alpha, generator)
         self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The addition for x [n, in, h, w], in the shape of the convolution's output."""
-        down = self.down.to(x.dtype)
-        low = F.conv2d(x, down, None, self.stride, self.padding, self.dilation) * self.factor
-        return F.conv2d(low, self.up.to(x.dtype))
+    def forward(self, x: Tensor, output: Tensor) -> Tensor:
+        """For x [n, in, h, w] and output [n, out, h', w']."""
+        dtype = output.dtype
+        low = self.convolve(x.to(dtype), self.down.to(dtype))
+        if self.mask:
+            low = self.mask.thin_ranks(self.mask.thin(low), axis=1)
+        return output + F.conv2d(low, (self.up * self.factor).to(dtype))
+
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x through a weight with the layer's stride, padding and dilation."""
+        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation)
 
 
-def build(
-    layer: Layer, rank: int, alpha: float, generator: torch.Generator | None = None
-) -> Adapter:
+def add_product(output: Tensor, low: Tensor, up: Tensor, factor: float) -> Tensor:
+    """output [..., out] + factor * low [..., rank] . up^T, in one pass over the output."""
+    flat = torch.addmm(output.flatten(0, -2), low.flatten(0, -2), up.T, alpha=factor)
+    return flat.view_as(output)
+
+
+def build(layer: Layer, size: Size, generator: torch.Generator | None = None) -> Adapter:
     """A new LoRA for a layer; it changes nothing until it is trained."""
     if isinstance(layer, nn.Conv2d):
-        return ConvLora(layer, rank, alpha, generator)
-    return Lora(layer, rank, alpha, generator)
+        return ConvLora(layer, size.rank, size.alpha, generator)
+    return Lora(layer, size.rank, size.alpha, generator)
 
 
 def from_file(layer: Layer, tensors: Mapping[str, Tensor]) -> Adapter:
@@ -75,6 +105,6 @@ def from_file(layer: Layer, tensors: Mapping[str, Tensor]) -> Adapter:
     """
     require(tensors, *TENSOR_NAMES)
     rank = rank_of(tensors, DOWN)
-    adapter = build(layer, rank, alpha_of(tensors, rank))
+    adapter = build(layer, Size(rank, alpha_of(tensors, rank)))
     fill(adapter, tensors)
     return adapter

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TypeVar
 
+from ..optim.schedules import warmup_steps
 from ..paths import as_unicode
 from ..settings.groups import (
     LossSettings,
     ModelSettings,
+    NetworkSettings,
     NoiseSettings,
     OptimizerSettings,
     OutputSettings,
@@ -52,7 +54,7 @@ LOSS_TYPES = {
 }
 
 UNSET = (
-    *("network_dropout", "scale_weight_norms", "noise_offset", "adaptive_noise_scale"),
+    *("noise_offset", "adaptive_noise_scale"),
     *("multires_noise_iterations", "multires_noise_discount", "ip_noise_gamma"),
     *("max_token_length", "face_crop_aug_range", "sd_scripts_commit_hash"),
     *("huber_schedule", "huber_scale", "huber_c", "resize_interpolation"),
@@ -161,7 +163,7 @@ def build_metadata(settings: JobSettings, facts: RunFacts) -> dict[str, str]:
     sd_scripts: Values = {
         **NOT_HERE,
         **_model(settings, facts),
-        **_network(facts),
+        **_network(settings, facts),
         **_course(settings, facts),
         **_optimization(settings, facts),
         **_data(settings, facts),
@@ -210,19 +212,39 @@ def _model(settings: JobSettings, facts: RunFacts) -> Values:
     return {key: None if value == "" else value for key, value in values.items()}
 
 
-def _network(facts: RunFacts) -> Values:
-    network = facts.network
+def _network(settings: JobSettings, facts: RunFacts) -> Values:
+    network, wanted = facts.network, _group(settings, NetworkSettings)
     kind = KINDS[network.kind]
     args: Values = dict(kind.args)
     if kind.convolutions:
         args["conv_dim"] = _or_dynamic(network.conv_rank)
         args["conv_alpha"] = _or_dynamic(network.conv_alpha)
+    if wanted:
+        args |= _network_args(wanted)
+    rates = _group(settings, OptimizerSettings)
+    if rates and rates.lora_plus_ratio != 1:
+        args["loraplus_lr_ratio"] = rates.lora_plus_ratio
     return {
         "network_module": kind.module,
         "network_dim": _or_dynamic(network.rank),
         "network_alpha": _or_dynamic(network.alpha),
+        "network_dropout": wanted.network_dropout or None if wanted else None,
+        "scale_weight_norms": wanted.scale_weight_norms or None if wanted else None,
         "network_args": {key: str(value) for key, value in args.items()},
     }
+
+
+def _network_args(wanted: NetworkSettings) -> Values:
+    """What was set beside the sizes, by sd-scripts' and LyCORIS's names."""
+    given: Values = {
+        "rank_dropout": wanted.rank_dropout,
+        "module_dropout": wanted.module_dropout,
+        "block_dims": wanted.block_ranks,
+        "block_alphas": wanted.block_alphas,
+    }
+    if wanted.network.startswith("lokr"):
+        given["factor"] = wanted.lokr_factor
+    return {name: value for name, value in given.items() if value}
 
 
 def _course(settings: JobSettings, facts: RunFacts) -> Values:
@@ -256,6 +278,7 @@ def _course(settings: JobSettings, facts: RunFacts) -> Values:
 
 def _optimization(settings: JobSettings, facts: RunFacts) -> Values:
     optimizer, loss = _group(settings, OptimizerSettings), _group(settings, LossSettings)
+    training = _group(settings, TrainingSettings)
     values: Values = {}
     if optimizer:
         given = parse_arguments(optimizer.optimizer_args)
@@ -267,7 +290,7 @@ def _optimization(settings: JobSettings, facts: RunFacts) -> Values:
             "unet_lr": optimizer.learning_rate,
             "text_encoder_lr": text_encoder_lr if facts.text_encoder_trained else None,
             "lr_scheduler": optimizer.lr_scheduler,
-            "lr_warmup_steps": optimizer.lr_warmup_steps,
+            "lr_warmup_steps": warmup_steps(optimizer, training.steps) if training else 0,
         }
     if loss:
         debiased = loss.debiased_estimation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar, cast
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .adapter import Adapter, convolves
+from .dropout import NO_DROPOUT, Dropout, Mask
 from .kinds import KINDS, NetworkFacts
 from .naming import BASE
 from .resume import read_adapters
+from .sizes import Sizes
 from .targets import Target
 
 log = logging.getLogger(__name__)
@@ -33,12 +36,10 @@ class Network(nn.Module):
     def __init__(
         self,
         targets: Sequence[Target],
-        kind: str = "lierla",
+        kind: str,
+        sizes: Sizes,
         *,
-        rank: int,
-        alpha: float,
-        conv_rank: int = 0,
-        conv_alpha: float = 0.0,
+        dropout: Dropout = NO_DROPOUT,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
@@ -48,10 +49,8 @@ class Network(nn.Module):
         Args:
             targets: the layers, as `find_targets` chose them.
             kind: a name of `KINDS`.
-            rank: rank of Linears and 1x1 convolutions, from 1.
-            alpha: the addition is scaled by alpha / rank.
-            conv_rank: rank of larger kernels; 0 inherits `rank`.
-            conv_alpha: alpha of larger kernels; 0 inherits `alpha`.
+            sizes: rank and alpha of each layer.
+            dropout: what is left out of each batch after `draw_dropout`.
             dtype: dtype of the trained weights.
             device: where they lie; None puts each beside its layer.
             generator: a CPU generator for the initial weights; None uses torch's own.
@@ -62,16 +61,12 @@ class Network(nn.Module):
         self.adapters = nn.ModuleDict()
         for target in self.targets:
             layer = target.module
-            own = convolves(layer)
-            adapter = self.kind.build(
-                layer,
-                (conv_rank or rank) if own else rank,
-                (conv_alpha or alpha) if own else alpha,
-                generator,
-            )
+            size = sizes.of(target.block, convolution=convolves(layer))
+            adapter = self.kind.build(layer, size, generator)
             self.adapters[target.name] = adapter.to(device or layer.weight.device, dtype)
         if len(self.adapters) != len(self.targets):
             raise ValueError("two targets have the same name")
+        self.dropout = dropout
         self._multiplier = 1.0
         self._handles: list[RemovableHandle] = []
 
@@ -118,19 +113,58 @@ class Network(nn.Module):
     def multiplier(self, multiplier: float) -> None:
         self._multiplier = multiplier
         for target in self.targets:
-            self._adapter(target).set_multiplier(multiplier)
+            self._adapter(target).multiplier = multiplier
 
     @contextmanager
     def at(self, multiplier: float) -> Iterator[Network]:
-        """Another multiplier for the length of a `with` block, such as 0 for the bare model."""
+        """Another multiplier for the length of a `with` block, such as 0 for the bare model.
+
+        The network is seen whole there, also while it is trained with dropout.
+        """
         before = self.multiplier
+        masks = [self._adapter(target).mask for target in self.targets]
         self.multiplier = multiplier
+        self.end_dropout()
         try:
             yield self
         finally:
             self.multiplier = before
+            for target, mask in zip(self.targets, masks, strict=True):
+                self._adapter(target).mask = mask
 
     # Training
+
+    def draw_dropout(self, seed: str) -> None:
+        """Draw what is left out of the next batch, forward and backward; until `end_dropout`.
+
+        Args:
+            seed: everything that is drawn follows from it.
+        """
+        if not self.dropout:
+            return
+        drawn = random.Random(seed)
+        for target in self.targets:
+            whole = drawn.random() < self.dropout.module
+            self._adapter(target).mask = Mask(self.dropout, drawn.getrandbits(62), whole)
+
+    def end_dropout(self) -> None:
+        """Leave nothing out any more."""
+        for target in self.targets:
+            self._adapter(target).mask = None
+
+    def limit_norms(self, most: float) -> None:
+        """Shrink every adapter whose delta W has a norm above this."""
+        for target in self.targets:
+            self._adapter(target).limit_norm(most)
+
+    def fast_parameters(self) -> list[nn.Parameter]:
+        """The weights that start at zero, which LoRA+ gives a higher learning rate."""
+        return [
+            weight
+            for target in self.targets
+            for name, weight in self._adapter(target).weights().items()
+            if name in self._adapter(target).fast
+        ]
 
     def unet_parameters(self) -> list[nn.Parameter]:
         """The trained weights inside the UNet."""
@@ -150,16 +184,13 @@ class Network(nn.Module):
 
         Args:
             dtype: dtype of every tensor, alpha included.
-            strength: is multiplied into the weights (a LoRA's `lora_up`; alpha stays), so that
-                the file at strength 1 is this network at multiplier `strength`.
+            strength: is worked into the weights (a LoRA's `lora_up`; alpha stays), so that the
+                file at strength 1 is this network at multiplier `strength`.
         """
         held = {}
         for target in self.targets:
             adapter = self._adapter(target)
-            weights = adapter.weights()
-            strengthened = next(name for name in adapter.strength_in if name in weights)
-            for name, weight in weights.items():
-                value = weight.float() * strength if name == strengthened else weight
+            for name, value in adapter.strengthened(strength).items():
                 held[f"{target.name}.{name}"] = value.to("cpu", dtype, copy=True).contiguous()
             held[f"{target.name}.alpha"] = torch.tensor(adapter.alpha, dtype=dtype)
         return held

@@ -12,6 +12,7 @@ from .adapter import convolves
 from .kinds import KINDS, NetworkKind
 from .network import Network
 from .resume import read_adapters
+from .sizes import Sizes
 from .targets import Target
 
 
@@ -32,14 +33,8 @@ def open_network(file: Path, targets: Sequence[Target]) -> Network:
     plain = [adapters[target.name] for target in held if not convolves(target.module)]
     kernels = [adapters[target.name] for target in held if convolves(target.module)]
     first, kernel = (plain or kernels)[0], (kernels or plain)[0]
-    network = Network(
-        held,
-        kind.name,
-        rank=first.rank,
-        alpha=first.alpha,
-        conv_rank=kernel.rank,
-        conv_alpha=kernel.alpha,
-    )
+    sizes = Sizes(first.rank, first.alpha, conv_rank=kernel.rank, conv_alpha=kernel.alpha)
+    network = Network(held, kind.name, sizes)
     network.load(tensors, source=str(file))
     return network.requires_grad_(False)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,6 +13,7 @@ from ..errors import BadInput, Problem
 from ..settings.groups import OptimizerSettings
 from ..settings.values import parse_arguments
 from .arguments import REFUSALS, check_arguments
+from .kinds import KINDS, OptimizerKind
 
 
 @dataclass(frozen=True)
@@ -19,26 +21,44 @@ class ParameterGroup:
     """Parameters that share a learning rate."""
 
     name: str
-    """"unet" or "text_encoder"; what the log calls the group."""
+    """What the log calls the group: "unet", "text_encoder", or these with a "_fast" behind."""
     parameters: tuple[torch.nn.Parameter, ...]
     learning_rate: float
 
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "AdamW": torch.optim.AdamW,
-}
-
-_OWN_ARGUMENTS = ("params", "lr", "fused", "foreach", "maximize", "capturable", "differentiable")
+_OWN_ARGUMENTS = (
+    *("params", "named_parameters", "lr"),
+    *("fused", "foreach", "maximize", "capturable", "differentiable"),
+    *("use_triton", "fsdp_in_use", "model_sharding", "verbose", "log_every", "kwargs"),
+)
+LOWEST_FACTOR = 0.01
+"""Below it, a learning rate was meant for an optimizer that does not find its rate itself."""
 
 
 def check_optimizer(settings: OptimizerSettings) -> None:
-    """Checks the optimizer's arguments without making one.
+    """Checks that the optimizer is there and takes its arguments, without making one.
 
     Raises:
-        BadInput: an argument is not the optimizer's.
+        BadInput: its package is not installed, an argument is not the optimizer's, or it cannot
+            have different learning rates.
     """
+    kind = KINDS[settings.optimizer]
     arguments = parse_arguments(settings.optimizer_args)
-    check_arguments("optimizer_args", OPTIMIZERS[settings.optimizer], arguments, _OWN_ARGUMENTS)
+    check_arguments("optimizer_args", kind.load(), arguments, _OWN_ARGUMENTS)
+    problems = list(_one_rate(kind, settings)) if kind.one_rate else []
+    if problems:
+        raise BadInput(problems)
+
+
+def warnings_of(settings: OptimizerSettings) -> list[str]:
+    """What will work, but hardly as the user thinks."""
+    kind, rate = KINDS[settings.optimizer], settings.learning_rate
+    if kind.one_rate and rate < LOWEST_FACTOR:
+        return [
+            f"learning_rate: {kind.name} finds its rate itself and multiplies it by {rate:g},"
+            " which is next to nothing - use 1"
+        ]
+    return []
 
 
 def new_optimizer(
@@ -47,29 +67,74 @@ def new_optimizer(
     """The chosen optimizer over `groups`, in its fused form where torch has one.
 
     Raises:
-        BadInput: an argument is not the optimizer's, or it refuses a value.
+        BadInput: as `check_optimizer`; or it refuses a value, or does not run on this device.
     """
     check_optimizer(settings)
-    arguments = parse_arguments(settings.optimizer_args)
-    make = OPTIMIZERS[settings.optimizer]
+    kind = KINDS[settings.optimizer]
+    device = groups[0].parameters[0].device.type
+    if kind.only_cuda and device != "cuda":
+        cure = "choose AdamW, or Lion or Adafactor to save memory"
+        what = f"{kind.name} runs on CUDA alone, and this training on {device}"
+        raise BadInput([Problem("optimizer", what, cure)])
+    make = kind.load()
+    arguments = {**kind.arguments, **parse_arguments(settings.optimizer_args)}
     rows = [
         {"params": list(group.parameters), "lr": group.learning_rate, "name": group.name}
         for group in groups
     ]
-    device = groups[0].parameters[0].device.type
-    fused = {"fused": True} if fused_works(make, device) else {}
+    fused = {"fused": True} if kind.package is None and fused_works(make, device) else {}
     try:
-        return make(rows, **fused, **arguments)
+        if kind.build is not None:
+            return kind.build(make, rows, {**arguments, "lr": settings.learning_rate})
+        return make(rows, lr=settings.learning_rate, **fused, **arguments)
     except REFUSALS as error:
-        raise BadInput(
-            [
-                Problem(
-                    "optimizer_args",
-                    f"{settings.optimizer} refuses them: {error}",
-                    "correct or remove the argument",
-                )
-            ]
-        ) from error
+        what = f"{settings.optimizer} refuses them: {error}"
+        cure = "correct or remove the argument"
+        raise BadInput([Problem("optimizer_args", what, cure)]) from error
+
+
+@contextmanager
+def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """The parameters as they are to be used and saved, for the length of a `with` block.
+
+    Schedule-free optimizers train at one point and average another; what they have learned is the
+    average.  Afterwards the training goes on bit for bit where it was.
+
+    Source: Defazio et al. 2024, The Road Less Scheduled, section 2.
+    """
+    if not hasattr(optimizer, "eval"):
+        yield
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    before = [parameter.detach().clone() for parameter in parameters]
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        optimizer.train()  # type: ignore[attr-defined]
+        with torch.no_grad():
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
+
+
+def begin(optimizer: torch.optim.Optimizer) -> None:
+    """Makes a schedule-free optimizer ready for steps; others need nothing."""
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+
+
+def end(optimizer: torch.optim.Optimizer) -> None:
+    """Leaves the parameters as they are to be used; no step may follow."""
+    if hasattr(optimizer, "eval"):
+        optimizer.eval()
+
+
+def _one_rate(kind: OptimizerKind, settings: OptimizerSettings) -> Iterator[Problem]:
+    what = f"{kind.name} has one rate for everything"
+    if settings.text_encoder_learning_rate not in (None, settings.learning_rate):
+        yield Problem("text_encoder_learning_rate", what, "leave it empty")
+    if settings.lora_plus_ratio != 1:
+        yield Problem("lora_plus_ratio", what, "use 1, or an optimizer such as AdamW")
 
 
 @cache
@@ -78,7 +143,7 @@ def fused_works(make: Callable[..., torch.optim.Optimizer], device: str) -> bool
     probe = torch.zeros(1, device=device, requires_grad=True)
     probe.grad = torch.zeros_like(probe)
     try:
-        make([probe], fused=True).step()
-    except (RuntimeError, TypeError):
+        make([probe], lr=0.1, fused=True).step()
+    except (RuntimeError, TypeError, ValueError):
         return False
     return True

@@ -7,11 +7,13 @@ each is right by itself.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import Problem
-from .values import Value
+from .groups.network import BLOCKS, CONVOLUTIONAL
+from .values import Value, listed
 
 Rule = Callable[..., Problem | None]
 
@@ -50,6 +52,14 @@ def warmup_ends(steps: int, lr_warmup_steps: int) -> Problem | None:
     return Problem("lr_warmup_steps", what, f"use at most {steps // 2}, usually {steps // 10}")
 
 
+def one_warmup(lr_warmup_steps: int, lr_warmup_percent: float) -> Problem | None:
+    """The warm-up is given in one way."""
+    if not (lr_warmup_steps and lr_warmup_percent):
+        return None
+    what = f"{lr_warmup_percent:g} % is set beside lr_warmup_steps, which is {lr_warmup_steps}"
+    return Problem("lr_warmup_percent", what, "set one of them to 0")
+
+
 def step_rules_given(lr_scheduler: str, lr_step_rules: str) -> Problem | None:
     """The piecewise schedule has its pieces, and no other schedule ignores them."""
     if lr_scheduler == "piecewise_constant" and not lr_step_rules:
@@ -58,6 +68,57 @@ def step_rules_given(lr_scheduler: str, lr_step_rules: str) -> Problem | None:
     if lr_scheduler != "piecewise_constant" and lr_step_rules:
         what = f"has no effect with the schedule {lr_scheduler}"
         return Problem("lr_step_rules", what, "empty it, or choose piecewise_constant")
+    return None
+
+
+def convolutions_sized(
+    network: str, conv_rank: int | None, conv_alpha: float | None
+) -> Problem | None:
+    """Convolutions have a size of their own only where they are trained."""
+    if network in CONVOLUTIONAL or (conv_rank is None and conv_alpha is None):
+        return None
+    where = "conv_alpha" if conv_rank is None else "conv_rank"
+    cure = f"empty it, or choose {listed(CONVOLUTIONAL)}"
+    return Problem(where, f"has no effect with {network}, which trains no convolutions", cure)
+
+
+def convolutions_reached(network: str, element: str) -> Problem | None:
+    """A network for convolutions is not kept from them."""
+    if network not in CONVOLUTIONAL or element == "Full":
+        return None
+    what = f"{element} leaves out the convolutions of {network}"
+    return Problem("element", what, "choose Full, or a network without convolutions")
+
+
+def factor_used(network: str, lokr_factor: int) -> Problem | None:
+    """A factor is set for a network that has one."""
+    if network.startswith("lokr") or lokr_factor == -1:
+        return None
+    return Problem("lokr_factor", f"has no effect with {network}", "use -1, or choose lokr")
+
+
+def portable_dora(network: str, rank: int, alpha: float, block_alphas: str) -> Problem | None:
+    """A DoRA is scaled by 1: older webuis scale after they have used its magnitudes."""
+    if not network.startswith("dora"):
+        return None
+    what = "differs from the rank: webuis do not agree on such a DoRA"
+    if alpha != rank:
+        return Problem("alpha", f"{alpha:g} {what}", f"use {rank}, the rank")
+    if block_alphas:
+        return Problem("block_alphas", what, "empty it: alpha follows the block's rank")
+    return None
+
+
+def sized_blocks_trained(
+    blocks: tuple[str, ...], block_ranks: str, block_alphas: str
+) -> Problem | None:
+    """No block that is left out has a size of its own; a pattern may cover such blocks."""
+    for where, text in (("block_ranks", block_ranks), ("block_alphas", block_alphas)):
+        named = {name.strip().upper() for name in re.findall(r"([^,;=\n]+)=", text)}
+        idle = [block for block in BLOCKS if block in named and block not in blocks]
+        if idle:
+            what = f"names {listed(idle)}, which is not trained"
+            return Problem(where, what, "remove it, or choose the block in blocks")
     return None
 
 
@@ -118,7 +179,13 @@ RULES: tuple[Rule, ...] = (
     noise_scale_adapts,
     save_interval_fires,
     warmup_ends,
+    one_warmup,
     step_rules_given,
+    convolutions_sized,
+    convolutions_reached,
+    factor_used,
+    portable_dora,
+    sized_blocks_trained,
     some_concept,
     as_many_targets,
     mask_given,

@@ -27,6 +27,8 @@ LOSES_NOTHING = frozenset(
         "network_train_text_encoder",  # TrainTrain never reads it
     }
 )
+INHERITING = ("train_textencoder_learning_rate", "network_conv_rank", "network_conv_alpha")
+"""Where 0 stands for another parameter's value, as an empty field does here."""
 NEUTRAL: Mapping[str, float] = {"diff_alt_ratio": 1.0}
 """Values other than empty, off and 0 that change nothing."""
 
@@ -119,7 +121,7 @@ def _says_nothing(key: str, foreign: object, *, known: bool) -> bool:
     number: object = foreign
     if isinstance(foreign, str) and re.fullmatch(r"[0-9.]+", foreign):
         number = float(foreign) if foreign.count(".") <= 1 and foreign != "." else foreign
-    if key == "train_textencoder_learning_rate":  # its 0 means: as the learning rate
+    if key in INHERITING:
         return number == 0
     return not known and (number in (0, False, "False", "false") or number == NEUTRAL.get(key))
 

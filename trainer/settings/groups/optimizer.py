@@ -8,6 +8,20 @@ from dataclasses import dataclass
 from ..fields import parameter
 from ..values import BadValueError, parse_arguments, shown
 
+OPTIMIZERS = (
+    *("AdamW", "Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop", "SGD", "SGDNesterov"),
+    *("AdaFactor", "Lion", "Prodigy"),
+    *("DAdaptAdam", "DAdaptLion", "DAdaptAdaGrad", "DAdaptAdan", "DAdaptSGD"),
+    *("AdamWScheduleFree", "RAdamScheduleFree", "SGDScheduleFree"),
+    *("CAME", "Tiger", "AdamMini"),
+    *("AdamW8bit", "Adam8bit", "Lion8bit", "SGDNesterov8bit"),
+    *("PagedAdamW", "PagedAdamW32bit", "PagedAdamW8bit", "PagedLion8bit"),
+)
+SCHEDULES = (
+    *("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts"),
+    *("polynomial", "piecewise_constant", "cosine_annealing", "cosine_annealing_with_restarts"),
+    *("exponential", "step", "multi_step", "cyclic", "one_cycle", "reduce_on_plateau"),
+)
 STEP_RULES = re.compile(r"\s*(\d+\.?\d*\s*:\s*\d+\s*,\s*)*\d*\.?\d+\s*", re.ASCII)
 
 
@@ -29,8 +43,12 @@ class OptimizerSettings:
 
     optimizer: str = parameter(
         "AdamW",
-        choices=("AdamW",),
-        help="The rule by which the weights are changed. AdamW is the proven choice.",
+        choices=OPTIMIZERS,
+        help="The rule by which the weights are changed. AdamW is the proven choice. Those with"
+        " 8bit or Paged save memory on NVIDIA cards, AdaFactor, CAME and AdamMini on all; Lion and"
+        " Tiger need a learning rate 3 to 10 times lower. Prodigy and DAdapt find the rate"
+        " themselves: set the learning rate to 1. Those with ScheduleFree want the schedule"
+        " constant. Many need a package of their own, and say which.",
         aliases=("train_optimizer", "optimizer_type"),
     )
     optimizer_args: str = parameter(
@@ -63,21 +81,26 @@ class OptimizerSettings:
         " BASE out of blocks",
         aliases=("train_textencoder_learning_rate", "text_encoder_lr"),
     )
+    lora_plus_ratio: float = parameter(
+        1.0,
+        title="LoRA+ ratio",
+        minimum=1,
+        maximum=100,
+        help="How many times faster the part of the network learns that starts at zero. 1: all"
+        " alike, the usual choice; 4 to 16 (LoRA+) reach the same in fewer steps, with a learning"
+        " rate that is lowered a little.",
+        aliases=("loraplus_lr_ratio",),
+    )
     lr_scheduler: str = parameter(
         "cosine",
         title="Learning rate schedule",
-        choices=(
-            "constant",
-            "constant_with_warmup",
-            "linear",
-            "cosine",
-            "cosine_with_restarts",
-            "polynomial",
-            "piecewise_constant",
-        ),
+        choices=SCHEDULES,
         help="How the learning rate changes over the training. cosine falls gently to 0 and suits"
         " nearly everything; constant keeps it; linear falls in a straight line;"
-        " piecewise_constant follows lr_step_rules.",
+        " cosine_with_restarts and cyclic come back as often as lr_cycles says; step and multi_step"
+        " fall in stages, exponential to a hundredth; one_cycle rises and falls;"
+        " reduce_on_plateau falls when the loss no longer does; piecewise_constant follows"
+        " lr_step_rules.",
         aliases=("train_lr_scheduler",),
     )
     lr_scheduler_args: str = parameter(
@@ -85,8 +108,8 @@ class OptimizerSettings:
         title="Schedule arguments",
         multiline=True,
         check=_arguments,
-        help="Further arguments of the schedule as name=value, separated by ; or line breaks."
-        " Usually empty.",
+        help="Further arguments of the schedule as name=value, separated by ; or line breaks, for"
+        " example eta_min=1e-5 for cosine_annealing. Usually empty.",
         aliases=("train_lr_scheduler_settings",),
     )
     lr_step_rules: str = parameter(
@@ -94,7 +117,7 @@ class OptimizerSettings:
         title="Learning rate step rules",
         check=_step_rules,
         help="For piecewise_constant: factors and the steps up to which they hold, for example"
-        " 1:100,0.1:400,0.01.",
+        " 1:100,0.1:400,0.01. The steps count from the end of the warm-up.",
         aliases=("train_lr_step_rules",),
         only_with=("lr_scheduler", "piecewise_constant"),
     )
@@ -108,14 +131,27 @@ class OptimizerSettings:
         " of the steps; it helps at high learning rates.",
         aliases=("train_lr_warmup_steps",),
     )
+    lr_warmup_percent: float = parameter(
+        0.0,
+        title="Warm-up, percent of the steps",
+        minimum=0,
+        maximum=90,
+        unit="%",
+        help="The same as a part of all steps, instead of a number of them. 5 to 10 is usual.",
+        aliases=("lr_warmup",),
+    )
     lr_cycles: int = parameter(
         1,
         title="Learning rate cycles",
         minimum=1,
         maximum=1000,
-        help="For cosine_with_restarts: how often the learning rate starts again from the top.",
+        help="For the schedules with restarts and cyclic: how often the learning rate comes from"
+        " the top.",
         aliases=("train_lr_scheduler_num_cycles", "lr_scheduler_num_cycles"),
-        only_with=("lr_scheduler", "cosine_with_restarts"),
+        only_with=(
+            "lr_scheduler",
+            *("cosine_with_restarts", "cosine_annealing_with_restarts", "cyclic"),
+        ),
     )
     lr_power: float = parameter(
         1.0,

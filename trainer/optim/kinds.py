@@ -1,0 +1,153 @@
+"""The optimizers by name, one row each."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+
+from ..errors import BadInput, MissingDependency, Problem
+
+Make = Callable[..., torch.optim.Optimizer]
+Rows = Sequence[Mapping[str, Any]]
+"""Parameter groups as torch's optimizers take them, with a "name" each."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """An optional package of optimizers."""
+
+    name: str
+    versions: str
+    """Those that this was tried with, as pip wants them."""
+
+
+PRODIGY = Package("prodigyopt", ">=1.0,<2")
+LION = Package("lion-pytorch", ">=0.1.2,<0.3")
+SCHEDULE_FREE = Package("schedulefree", ">=1.2,<2")
+D_ADAPTATION = Package("dadaptation", ">=3.1,<4")
+CAME = Package("came-pytorch", ">=0.1.3,<0.2")
+ADAM_MINI = Package("adam-mini", ">=1.1,<2")
+PYTORCH_OPTIMIZER = Package("pytorch_optimizer", ">=3.1,<5")
+BITSANDBYTES = Package("bitsandbytes", ">=0.43,<0.46")
+"""Unpinned, pip would replace the webui's torch."""
+
+
+@dataclass(frozen=True)
+class OptimizerKind:
+    """An optimizer: where it comes from, and what is special about it."""
+
+    name: str
+    module: str
+    """The module that holds it, imported when it is chosen."""
+    attribute: str
+    """Its name there."""
+    package: Package | None = None
+    """What must be installed for it; None: nothing more than Trainyard needs anyway."""
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    """What makes it what its name says; a user's arguments may say otherwise."""
+    one_rate: bool = False
+    """It finds its rate itself, one for all: learning rates are factors of that, and alike."""
+    only_cuda: bool = False
+    build: Callable[[Make, Rows, Mapping[str, Any]], torch.optim.Optimizer] | None = None
+    """Makes it where it does not take parameter groups as torch's do."""
+
+    def load(self) -> Make:
+        """Import it.
+
+        Raises:
+            MissingDependency: its package is not installed.
+            BadInput: the package does not have it, or does not fit this machine.
+        """
+        try:
+            return cast(Make, getattr(importlib.import_module(self.module), self.attribute))
+        except ModuleNotFoundError as error:
+            if self.package is None or error.name != self.module.partition(".")[0]:
+                raise BadInput([self._unusable(error)]) from error
+            raise MissingDependency(
+                self.package.name, self.name, where="optimizer", versions=self.package.versions
+            ) from error
+        except (ImportError, AttributeError, RuntimeError, OSError) as error:
+            # bitsandbytes raises the last two when its library does not fit the machine.
+            raise BadInput([self._unusable(error)]) from error
+
+    def _unusable(self, error: Exception) -> Problem:
+        what = f"{self.name} cannot be imported from {self.module}: {error}"
+        if self.package is None:
+            return Problem("optimizer", what, "choose AdamW")
+        cure = f'run: pip install "{self.package.name}{self.package.versions}", or choose AdamW'
+        return Problem("optimizer", what, cure)
+
+
+def _adam_mini(make: Make, rows: Rows, arguments: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """It takes named parameters and gives each a group of its own."""
+    named = [(f"{row['name']}.{i}", p) for row in rows for i, p in enumerate(row["params"])]
+    optimizer = make(named, verbose=False, **arguments)
+    own = {id(parameter): row for row in rows for parameter in row["params"]}
+    for group in optimizer.param_groups:
+        row = own[id(group["params"][0])]
+        group["lr"], group["name"] = row["lr"], row["name"]
+    return optimizer
+
+
+def _torch(name: str, attribute: str = "", **arguments: object) -> OptimizerKind:
+    return OptimizerKind(name, "torch.optim", attribute or name, arguments=arguments)
+
+
+def _schedule_free(name: str) -> OptimizerKind:
+    return OptimizerKind(name, "schedulefree", name, SCHEDULE_FREE)
+
+
+def _d_adaptation(name: str, **arguments: object) -> OptimizerKind:
+    return OptimizerKind(name, "dadaptation", name, D_ADAPTATION, arguments, one_rate=True)
+
+
+def _bitsandbytes(name: str, attribute: str = "", **arguments: object) -> OptimizerKind:
+    module = "bitsandbytes.optim"
+    return OptimizerKind(name, module, attribute or name, BITSANDBYTES, arguments, only_cuda=True)
+
+
+KINDS: dict[str, OptimizerKind] = {
+    kind.name: kind
+    for kind in (
+        _torch("AdamW"),
+        _torch("Adam"),
+        _torch("NAdam"),
+        _torch("RAdam"),
+        _torch("Adamax"),
+        _torch("Adagrad"),
+        _torch("RMSprop"),
+        _torch("SGD"),
+        _torch("SGDNesterov", "SGD", momentum=0.9, nesterov=True),
+        OptimizerKind(
+            "AdaFactor",
+            "transformers.optimization",
+            "Adafactor",
+            arguments={"scale_parameter": False, "relative_step": False},
+        ),
+        OptimizerKind("Lion", "lion_pytorch", "Lion", LION),
+        OptimizerKind("Prodigy", "prodigyopt", "Prodigy", PRODIGY, one_rate=True),
+        _d_adaptation("DAdaptAdam"),
+        _d_adaptation("DAdaptLion"),
+        _d_adaptation("DAdaptAdaGrad"),
+        _d_adaptation("DAdaptAdan"),
+        _d_adaptation("DAdaptSGD"),
+        _schedule_free("AdamWScheduleFree"),
+        _schedule_free("RAdamScheduleFree"),
+        _schedule_free("SGDScheduleFree"),
+        OptimizerKind("CAME", "came_pytorch", "CAME", CAME),
+        OptimizerKind("Tiger", "pytorch_optimizer", "Tiger", PYTORCH_OPTIMIZER),
+        OptimizerKind("AdamMini", "adam_mini", "Adam_mini", ADAM_MINI, build=_adam_mini),
+        _bitsandbytes("AdamW8bit"),
+        _bitsandbytes("Adam8bit"),
+        _bitsandbytes("Lion8bit"),
+        _bitsandbytes("SGDNesterov8bit", "SGD8bit", momentum=0.9, nesterov=True),
+        _bitsandbytes("PagedAdamW"),
+        _bitsandbytes("PagedAdamW32bit"),
+        _bitsandbytes("PagedAdamW8bit"),
+        _bitsandbytes("PagedLion8bit"),
+    )
+}
