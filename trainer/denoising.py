@@ -13,7 +13,7 @@ from .diffusion.timesteps import sample_timesteps
 from .labels import Samples, joined
 from .models import text
 from .models.text import Conditioning
-from .settings.groups import LossSettings, NoiseSettings
+from .settings.groups import LossSettings, MaskWeightSettings, NoiseSettings
 from .training_data import PictureBatch
 
 if TYPE_CHECKING:
@@ -29,7 +29,11 @@ class Denoising:
         self._generator = session.generator
         self._settings = session.settings[LossSettings]
         self._noise = session.settings.get(NoiseSettings)
-        self._criterion = Criterion.of(session.model.schedule, self._settings)
+        self._criterion = Criterion.of(
+            session.model.schedule,
+            self._settings,
+            normalised_mask=session.settings.get(MaskWeightSettings).normalise_mask,
+        )
         self._encode = encode
 
     def noisy(self, batch: PictureBatch) -> Samples:

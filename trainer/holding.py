@@ -22,6 +22,7 @@ from .labels import (
 )
 from .settings.checks import prompt_lines
 from .settings.groups import (
+    CaptionSettings,
     LossSettings,
     PoolSettings,
     PreserveSettings,
@@ -99,7 +100,8 @@ def held_batches(session: Session) -> PoolBatches | None:
         drawn=True,
     )
     questions = held_questions(prompts, count, lambda prompt: guided(prompt, pool.pool_guidance))
-    frozen = FrozenModel(session.model, session.frozen_encoder(prompts))
+    emphasis = session.settings.get(CaptionSettings).caption_emphasis
+    frozen = FrozenModel(session.model, session.frozen_encoder(prompts, webui_syntax=emphasis))
     generator = torch.Generator(session.model.device).manual_seed(session.seed)
     return PoolBatches(
         answered(session, frozen, [(questions, 1.0)], generator),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import itertools
 import math
@@ -19,14 +20,16 @@ import torch
 from .control import Control, Request
 from .csv_log import CsvLog
 from .data.batches import BatchOrder, LatentDataset
+from .data.masks import load_masks
 from .data.pairs import load_mask
+from .data.variants import CaptionVariants
 from .errors import BadInput, Problem, Stopped
 from .events import Notice, PhaseProgress, PhaseStarted, Saved, Sink, fan_out
 from .hosts.protocol import Host
 from .loop import Loop, LossFunction, Outcome
 from .models.model import DTYPES, DiffusionModel
 from .models.prompts import split, truncated
-from .models.text import CHUNK_TOKENS, Conditioning, ConditioningCache
+from .models.text import CHUNK_TOKENS, Conditioning, ConditioningCache, EncodesAhead
 from .networks import kohya
 from .networks.build import build_network, parameter_groups
 from .networks.metadata import build_metadata
@@ -37,10 +40,12 @@ from .plan import Plan
 from .run_facts import run_facts
 from .settings.checks import prompt_lines
 from .settings.groups import (
+    CaptionSettings,
     MaskSettings,
     NetworkSettings,
     OptimizerSettings,
     OutputSettings,
+    PictureMaskSettings,
     PictureSettings,
     PriorSettings,
     PromptSettings,
@@ -53,6 +58,8 @@ from .training_data import PairData, PictureData, TrainingData
 VAE_BATCH_SIZE = 4
 RESCUED = "rescued"
 """Folder among the logs for results whose own folder cannot be written to."""
+BATCHES_AHEAD = 32
+"""Varied captions of so many batches are encoded together."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,25 @@ class Session:
             progress=self._encoded,
         )
         order = BatchOrder(dataset.frames_px, training.batch_size, self.seed)
-        return PictureData(dataset, order, self.settings.get(PriorSettings).prior_loss_weight)
+        captions = self.settings.get(CaptionSettings)
+        masks = self.settings.get(PictureMaskSettings)
+        trigger = self.settings[PictureSettings].trigger_word
+        tokens, most = self.model.prompts.tokens, captions.max_prompt_tokens
+
+        @functools.lru_cache(maxsize=1 << 14)
+        def cut(caption: str) -> str:
+            short = len(caption.encode()) <= most  # a token is one byte at least
+            return caption if short else truncated(caption, tokens, most)
+
+        return PictureData(
+            dataset,
+            order,
+            CaptionVariants(captions, trigger, self.seed),
+            load_masks(dataset.views, masks),
+            masks,
+            self.settings.get(PriorSettings).prior_loss_weight,
+            cut,
+        )
 
     def encode_pairs(self) -> PairData:
         """Encodes both pictures of every pair of the plan once, and cuts their masks.
@@ -184,23 +209,45 @@ class Session:
         encode = self.model.encode_weighted if webui_syntax else self.model.encode_prompts
         return lambda wanted: encode(list(wanted))
 
+    def caption_encoder(
+        self, data: PictureData, beside: Sequence[str] = ()
+    ) -> Callable[[Sequence[str]], Conditioning]:
+        """Encodes the captions of pictures, and prompts beside them.
+
+        From a cache where captions stay the same; where they vary, those of many batches at once;
+        live when the text encoder is trained.
+        """
+        emphasis = self.settings.get(CaptionSettings).caption_emphasis
+        if self.trains_text_encoder:
+            return self.prompt_encoder((), webui_syntax=emphasis)
+        if not data.variants.varies:
+            return self.frozen_encoder((*data.captions, *beside), webui_syntax=emphasis)
+        return EncodesAhead(
+            lambda: self._conditioning_cache(webui_syntax=emphasis),
+            lambda: data.upcoming(BATCHES_AHEAD),
+            always=beside,
+        )
+
     def frozen_encoder(
         self, prompts: Sequence[str], *, webui_syntax: bool = False
     ) -> ConditioningCache:
         """Encodes captions with the model as it is now, each once."""
-        model = self.model
-        tokens = model.prompts.tokens
+        cache = self._conditioning_cache(webui_syntax=webui_syntax)
+        self.sink(PhaseStarted("Encoding captions"))
+        cache.prepare(prompts)
+        return cache
+
+    def _conditioning_cache(self, *, webui_syntax: bool) -> ConditioningCache:
+        tokens = self.model.prompts.tokens
 
         def windows(prompt: str) -> int:
             if webui_syntax:
                 return len(split(prompt, tokens))
             return max(1, math.ceil(len(tokens(prompt)) / CHUNK_TOKENS))
 
+        model = self.model
         encode = model.encode_weighted if webui_syntax else model.encode_prompts
-        cache = ConditioningCache(encode, windows=windows)
-        self.sink(PhaseStarted("Encoding captions"))
-        cache.prepare(prompts)
-        return cache
+        return ConditioningCache(encode, windows=windows)
 
     def check_stopped(self) -> None:
         """To be called between parts of long preparations.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from .data import regularisation
 from .data.folder import FolderReport, TrainingImage, inspect
+from .data.masks import with_masks
 from .data.pairs import PairView, folder_pairs, named_pairs, pair_views, reverted
+from .data.variants import CaptionVariants
 from .data.views import View, views
 from .errors import BadInput, Problem
 from .models.prompts import token_count
@@ -14,11 +17,13 @@ from .models.text import tokenize
 from .models.tokenizer import clip_tokenizer
 from .settings.checks import prompt_lines
 from .settings.groups import (
+    CaptionSettings,
     ConceptSettings,
     DataSettings,
     DirectionSettings,
     MaskSettings,
     PairSettings,
+    PictureMaskSettings,
     PictureSettings,
     PriorSettings,
     PromptSettings,
@@ -61,11 +66,23 @@ def find_pictures(
     if not uses(DataSettings):
         return Pictures()
     data = settings[DataSettings]
-    report = _noted(inspect(data, decode=decode), data, problems, warnings)
+    captions, masks = settings.get(CaptionSettings), settings.get(PictureMaskSettings)
+    lines = captions.wildcards
+    found = inspect(data, decode=decode, lines=lines)
+    if masks.picture_mask == "files" and found.images:
+        try:
+            masked = with_masks(found.images, data.images, masks.mask_folder, warnings)
+            found = replace(found, images=tuple(masked))
+        except BadInput as error:
+            problems += error.problems
+    report = _noted(found, data, problems, warnings)
+    long_captions(report.images, settings, problems, warnings)
     kept = None
     if uses(PriorSettings) and settings[PriorSettings].regularisation_images.strip():
         prior = settings[PriorSettings]
-        kept = _noted(regularisation.find(data, prior, decode=decode), data, problems, warnings)
+        kept = _noted(
+            regularisation.find(data, prior, decode=decode, lines=lines), data, problems, warnings
+        )
     if problems:
         return Pictures(report.images)
     learnt = views(report.images, data)
@@ -109,6 +126,38 @@ def _pairs(
     cut = tuple(pair_views(found, pictures))
     images = tuple(pair.original for pair in found)
     return Pictures(images, tuple(pair.original for pair in cut), cut)
+
+
+def long_captions(
+    images: Sequence[TrainingImage],
+    settings: JobSettings,
+    problems: list[Problem],
+    warnings: list[str],
+) -> None:
+    """Notes captions beyond the limit: as a warning where they may be cut, else as problems."""
+    if not METHODS[settings.method].uses(CaptionSettings):
+        return
+    wanted = settings[CaptionSettings]
+    variants = CaptionVariants(wanted, settings[PictureSettings].trigger_word)
+    most = wanted.max_prompt_tokens
+    long = {}
+    for image in images:
+        caption = variants.plain(image.caption)
+        # a token is one byte at least, so that most need no counting
+        if len(caption.encode()) > most:
+            count = token_count(caption, lambda text: tokenize(clip_tokenizer(), text))
+            if count > most:
+                long[image.path] = count
+    if long and wanted.truncate_prompts:
+        first = ", ".join(f"{path} ({count})" for path, count in list(long.items())[:5])
+        more = f" and {len(long) - 5} more" if len(long) > 5 else ""
+        warnings.append(f"captions of more than {most} tokens are cut: {first}{more}")
+    elif long:
+        cure = "shorten it, raise max_prompt_tokens, or set truncate_prompts"
+        problems += [
+            Problem(str(path), f"its caption has {count} tokens, and {most} are allowed", cure)
+            for path, count in long.items()
+        ]
 
 
 def long_prompts(settings: JobSettings) -> list[Problem]:

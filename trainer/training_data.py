@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from .data.batches import BatchOrder, LatentDataset
+from .data.masks import batch_of_masks
+from .data.variants import CaptionVariants
 from .data.views import Framing
+from .settings.groups import PictureMaskSettings
 from .state import Positioned
 
 
@@ -36,9 +39,32 @@ class PictureBatch:
 
 @dataclass(frozen=True)
 class PictureData(TrainingData):
-    """Encoded pictures, and how much those count that only keep the rest as it is."""
+    """Encoded pictures with all that a batch of them needs.
 
+    Attributes:
+        variants: what each is trained under when it comes.
+        masks: of every sample, uint8 [1, h/8, w/8]; None where all of it counts.
+        mask_settings: how much the places of a masked sample count.
+        prior_loss_weight: how much those count that only keep the rest as it is.
+        cut: shortens captions that are too long.
+    """
+
+    variants: CaptionVariants
+    masks: tuple[torch.Tensor | None, ...]
+    mask_settings: PictureMaskSettings
     prior_loss_weight: float = 1.0
+    cut: Callable[[str], str] = str
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All captions that occur, each once, where they do not vary."""
+        plain = dict.fromkeys(self.variants.plain(one) for one in self.dataset.captions)
+        return tuple(dict.fromkeys(self.cut(caption) for caption in plain))
+
+    def upcoming(self, batches: int) -> tuple[str, ...]:
+        """Captions of the next batches, for encoding many together; moves nothing."""
+        ahead = self.order.upcoming(batches)
+        return tuple(one for place, batch in ahead for one in self._captions(batch, place))
 
     def next(self) -> PictureBatch:
         """The next batch of the order."""
@@ -47,7 +73,18 @@ class PictureData(TrainingData):
         if self.prior_loss_weight != 1 and any(batch.regularises):
             each = [self.prior_loss_weight if kept else 1.0 for kept in batch.regularises]
             weights = torch.tensor(each, device=batch.latents.device)
-        return PictureBatch(batch.latents, batch.captions, batch.framings, None, weights)
+        masks = [self.masks[index] for index in batch.indices]
+        return PictureBatch(
+            batch.latents,
+            self._captions(batch.indices, self.order.place),
+            batch.framings,
+            batch_of_masks(masks, batch.latents, self.mask_settings),
+            weights,
+        )
+
+    def _captions(self, indices: Sequence[int], place: tuple[int, int]) -> tuple[str, ...]:
+        own = [self.dataset.views[index].image.caption for index in indices]
+        return tuple(self.cut(caption) for caption in self.variants.at(own, *place))
 
 
 class Places:

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from trainer.data.batches import BatchOrder, LatentDataset
+from trainer.data.variants import CaptionVariants
 from trainer.errors import Problem
+from trainer.settings.groups import CaptionSettings, PictureMaskSettings
 from trainer.settings.schema import JobSettings, parse
 from trainer.sources import Pictures, find_pictures
 from trainer.training_data import PictureData
@@ -75,7 +77,15 @@ def test_a_batch_says_how_much_each_sample_counts(tmp_path) -> None:
     def weights(prior_loss_weight: float) -> torch.Tensor | None:
         order = BatchOrder(dataset.frames_px, 4, 0)
         (indices,) = order.batches_of(0)
-        taken = PictureData(dataset, order, prior_loss_weight).next().weights
+        data = PictureData(
+            dataset,
+            order,
+            CaptionVariants(CaptionSettings()),
+            (None,) * len(dataset),
+            PictureMaskSettings(),
+            prior_loss_weight,
+        )
+        taken = data.next().weights
         return None if taken is None else taken[torch.tensor(indices).argsort()]
 
     assert weights(1.0) is None

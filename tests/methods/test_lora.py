@@ -15,6 +15,7 @@ from trainer.holding import held_batches, held_count, held_prompts
 from trainer.hosts.standalone import StandaloneHost
 from trainer.labels import Samples
 from trainer.loop import Outcome
+from trainer.models.text import Conditioning
 from trainer.networks import kohya
 from trainer.plan import make_plan
 from trainer.run import run_job
@@ -92,6 +93,26 @@ def test_parts_of_one_shape_go_through_the_unet_together(session) -> None:
             torch.testing.assert_close(errors[1], alone[1], rtol=1e-4, atol=1e-8)
 
 
+def test_varied_captions_are_encoded_as_they_are_and_ahead(session) -> None:
+    one = session(shuffle_tags=True, caption_dropout_rate=0.3, preserve_prompts="")
+    data = one.encode_images()
+    encode = one.caption_encoder(data)
+    asked: list[int] = []
+    encode_prompts = one.model.encode_prompts
+
+    def count(prompts: list[str]) -> Conditioning:
+        asked.append(len(prompts))
+        return encode_prompts(prompts)
+
+    one.model.encode_prompts = count
+    encode = one.caption_encoder(data)
+    for _ in range(2 * data.order.batches_per_epoch):
+        captions = data.next().captions
+        told = encode(captions).context
+        torch.testing.assert_close(told, encode_prompts(list(captions)).context)
+    assert len(asked) <= 4, "once an epoch and window, not once a batch"
+
+
 def test_held_predictions_move_less_than_without(run: Run, session) -> None:
     job = {**HELD, "steps": 15, "learning_rate": 1e-2, "lr_scheduler": "constant"}
     with_held, outcome, events = run("lora", **job)
@@ -125,6 +146,9 @@ def test_a_stopped_training_goes_on_to_the_same_file(
             "steps": 5,
             "save_state_every_steps": 2,
             "save_preview": False,
+            "shuffle_tags": True,
+            "caption_dropout_rate": 0.3,
+            "noise_offset": 0.05,
             **HELD,
         }
     )

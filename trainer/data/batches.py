@@ -161,6 +161,17 @@ class BatchOrder(Iterator[tuple[int, ...]]):
         """Number of complete epochs that were handed out."""
         return self._epoch + self._position // len(self._batches)
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Epoch, from 0, and number in it of the batch that was handed out last."""
+        return self._epoch, self._position - 1
+
+    def upcoming(self, count: int) -> list[tuple[tuple[int, int], tuple[int, ...]]]:
+        """The next batches with their places, at most to the end of the epoch; moves nothing."""
+        first = self._position
+        ahead = self._batches[first : first + count]
+        return [((self._epoch, first + number), batch) for number, batch in enumerate(ahead)]
+
     def __next__(self) -> tuple[int, ...]:
         if self._position == len(self._batches):
             self._epoch += 1

@@ -29,8 +29,11 @@ def caption_file(siblings: Mapping[str, Path]) -> Path | None:
     return None
 
 
-def read_caption(path: Path) -> str:
+def read_caption(path: Path, *, lines: bool = False) -> str:
     """Text of a caption file as one line; UTF-8 with or without a byte order mark.
+
+    Args:
+        lines: leave its lines as they are, without the empty ones.
 
     Raises:
         BadInput: one problem that names the file, the reason and the cure.
@@ -55,6 +58,8 @@ def read_caption(path: Path) -> str:
     if len(text) > MOST_CHARACTERS or len(data) > MOST_BYTES:
         what = f"is no caption: it has more than {MOST_CHARACTERS} characters"
         raise BadInput([Problem(str(path), what, "shorten it, or put it elsewhere")])
+    if lines:
+        return "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
     return " ".join(text.split())
 
 

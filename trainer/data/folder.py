@@ -35,11 +35,13 @@ class TrainingImage:
 
     path: Path
     caption: str
-    """One line; the trigger word is in it."""
+    """One line, or several of which one is to be drawn; the trigger word is in front."""
     size_px: Size
     """(height, width) when upright."""
     regularises: bool = False
     """It shows what must stay as it is, not what is learnt."""
+    mask: Path | None = None
+    """A black and white picture of the same shape, white where it counts."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,14 @@ def scan(data: DataSettings, *, decode: bool = False) -> list[TrainingImage]:
     return list(report.images)
 
 
-def inspect(data: DataSettings, *, decode: bool = False, where: str = "images") -> FolderReport:
+def inspect(
+    data: DataSettings, *, decode: bool = False, where: str = "images", lines: bool = False
+) -> FolderReport:
     """What `scan` finds, as a report instead of an exception and lines in a log.
 
     Args:
         where: the parameter that named the folder.
+        lines: captions keep their lines, one of which is to be drawn each time.
     """
     obstacles: list[Problem] = []
     sizes = _frames(data, obstacles)
@@ -94,7 +99,7 @@ def inspect(data: DataSettings, *, decode: bool = False, where: str = "images") 
     base_names = _by_base_name(files)
 
     def look(path: Path) -> TrainingImage | tuple[Problem, ...]:
-        return _look(path, base_names[path.with_suffix("")], data, sizes, decode)
+        return _look(path, base_names[path.with_suffix("")], data, sizes, decode, lines)
 
     images: list[TrainingImage] = []
     problems: list[Problem] = []
@@ -186,14 +191,19 @@ def _by_base_name(files: Sequence[Path]) -> dict[Path, dict[str, Path]]:
 
 
 def _look(
-    path: Path, siblings: Mapping[str, Path], data: DataSettings, sizes: Frames | None, decode: bool
+    path: Path,
+    siblings: Mapping[str, Path],
+    data: DataSettings,
+    sizes: Frames | None,
+    decode: bool,
+    lines: bool,
 ) -> TrainingImage | tuple[Problem, ...]:
     """One picture, or everything that is wrong with it."""
     problems: list[Problem] = []
     caption = path.stem if data.filename_as_tag else ""
     text = None if data.filename_as_tag else caption_file(siblings)
     try:
-        caption = caption if text is None else read_caption(text)
+        caption = caption if text is None else read_caption(text, lines=lines)
     except BadInput as error:
         problems += error.problems
     try:

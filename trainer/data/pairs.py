@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,8 +16,9 @@ from ..settings.groups import DirectionSettings, MaskSettings, PairSettings, Pic
 from .buckets import LATENT_CELL_PX
 from .captions import with_trigger
 from .folder import TrainingImage
-from .images import read_picture, read_size
-from .views import View, cut, load_alpha, load_pixels, views
+from .images import read_size
+from .masks import cells_of_file, mean_of_cells
+from .views import View, load_alpha, load_pixels, views
 
 DIFFERENT = 0.1
 """Places of a pair that differ by this much (of the whole range) count as different."""
@@ -145,8 +145,7 @@ def load_mask(view: PairView, settings: MaskSettings) -> Tensor | None:
         return None
     if settings.mask == "drawn":
         assert view.drawn_mask is not None  # the plan has checked that there is one
-        drawn = cut(read_picture(view.drawn_mask).rgb.convert("L"), _on(view, view.drawn_mask))
-        cells = _cells(torch.from_numpy(drawn)[None].float() / 255)
+        cells = cells_of_file(view.drawn_mask, view.original)
     elif settings.mask == "alpha":
         opaque = load_alpha(view.target)
         opaque = load_alpha(view.original) if opaque is None else opaque
@@ -154,7 +153,7 @@ def load_mask(view: PairView, settings: MaskSettings) -> Tensor | None:
             what = "has no transparent part, and neither has the picture before the change"
             cure = "save it as PNG with alpha, or choose another mask"
             raise BadInput([Problem(str(view.target.image.path), what, cure)])
-        cells = _cells(opaque)
+        cells = mean_of_cells(opaque)
     else:
         apart = (load_pixels(view.original) - load_pixels(view.target)).abs().amax(0, keepdim=True)
         different = (apart / 2 > DIFFERENT).float()
@@ -165,17 +164,6 @@ def load_mask(view: PairView, settings: MaskSettings) -> Tensor | None:
         cure = "choose another mask"
         raise BadInput([Problem(str(view.target.image.path), "its mask selects nothing", cure)])
     return settings.mask_floor + (1 - settings.mask_floor) * cells
-
-
-def _cells(mask: Tensor) -> Tensor:
-    """[1, h, w] to [1, h/8, w/8] by the mean of each cell."""
-    return functional.avg_pool2d(mask[None], LATENT_CELL_PX)[0]
-
-
-def _on(view: PairView, mask: Path) -> View:
-    """The mask cut like the picture that it belongs to."""
-    size_px = read_size(mask)
-    return View(TrainingImage(mask, "", size_px), view.original.frame_px, view.original.mirrored)
 
 
 def _image(where: str, line: str, caption: str, problems: list[Problem]) -> TrainingImage | None:

@@ -14,18 +14,21 @@ from .folder import FolderReport, inspect
 from .views import View, views
 
 
-def find(data: DataSettings, prior: PriorSettings, *, decode: bool = False) -> FolderReport:
+def find(
+    data: DataSettings, prior: PriorSettings, *, decode: bool = False, lines: bool = False
+) -> FolderReport:
     """The regularisation pictures, cut as those that are learnt from, under captions of their own.
 
     Args:
         data: of the pictures that are learnt from.
         prior: names the folder.
         decode: read every picture whole instead of its header.
+        lines: captions keep their lines.
     """
     where = "regularisation_images"
     name = prior.regularisation_images
     own = replace(data, images=name, trigger_word="", filename_as_tag=False)
-    report = inspect(own, decode=decode, where=where)
+    report = inspect(own, decode=decode, where=where, lines=lines)
     images = tuple(
         replace(image, caption=image.caption or prior.regularisation_caption, regularises=True)
         for image in report.images

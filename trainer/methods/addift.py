@@ -18,7 +18,7 @@ from ..labels import FrozenModel, Samples
 from ..loop import Outcome
 from ..networks.network import Network
 from ..session import Session
-from ..settings.groups import DirectionSettings, LossSettings, TrainingSettings
+from ..settings.groups import DirectionSettings, LossSettings, MaskSettings, TrainingSettings
 from ..training_data import PairData
 
 LABELLED_AT_ONCE = 32
@@ -45,7 +45,8 @@ def train(session: Session) -> Outcome:
     network = session.new_network()
     data = session.encode_pairs()
     encode = session.prompt_encoder(data.dataset.captions)
-    criterion = Criterion.of(model.schedule, settings)
+    masks = session.settings[MaskSettings]
+    criterion = Criterion.of(model.schedule, settings, normalised_mask=masks.normalise_mask)
     lessons = Lessons(session, data, network)
 
     def loss_of_next_batch() -> torch.Tensor:

@@ -30,8 +30,8 @@ def train(session: Session) -> Outcome:
     prior = session.settings[PriorSettings]
     data = session.encode_images()
     held = held_batches(session)
-    prompts = (*data.dataset.captions, *held_prompts(session.settings[PreserveSettings]))
-    denoising = Denoising(session, session.prompt_encoder(prompts))
+    kept = held_prompts(session.settings[PreserveSettings])
+    denoising = Denoising(session, session.caption_encoder(data, kept))
     network = session.new_network()
 
     def loss_of_next_batch() -> torch.Tensor:

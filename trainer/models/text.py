@@ -228,3 +228,33 @@ class ConditioningCache:
             return context
         window = self._known[""].context[:, : CHUNK_TOKENS + 2]
         return torch.cat([context, window.repeat(1, missing // window.shape[1], 1)], 1)
+
+
+class EncodesAhead:
+    """Encodes captions that vary, those of many batches together, and forgets the ones before.
+
+    Args:
+        new_cache: makes an empty cache.
+        upcoming: the captions that come next.
+        always: prompts that are asked for again and again.
+    """
+
+    def __init__(
+        self,
+        new_cache: Callable[[], ConditioningCache],
+        upcoming: Callable[[], Sequence[str]],
+        always: Sequence[str] = (),
+    ) -> None:
+        self._new_cache = new_cache
+        self._upcoming = upcoming
+        self._always = tuple(always)
+        self._known: frozenset[str] = frozenset()
+        self._cache = new_cache()
+
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        """The prompts' conditioning; shorter ones are filled up with empty windows."""
+        if not self._known.issuperset(prompts):
+            wanted = (*self._always, *prompts, *self._upcoming())
+            self._cache, self._known = self._new_cache(), frozenset(wanted)
+            self._cache.prepare(wanted)
+        return self._cache(prompts)

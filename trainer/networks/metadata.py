@@ -17,6 +17,7 @@ from typing import TypeVar
 from ..optim.schedules import warmup_steps
 from ..paths import as_unicode
 from ..settings.groups import (
+    CaptionSettings,
     LossSettings,
     ModelSettings,
     NetworkSettings,
@@ -299,11 +300,11 @@ def _optimization(settings: JobSettings, facts: RunFacts) -> Values:
         values["loss_type"] = LOSS_TYPES[loss.loss]
         if loss.loss in ("Huber", "Pseudo-L1"):
             values |= {"huber_c": loss.huber_c, "huber_schedule": loss.huber_schedule}
-    return values | _noise(settings)
+    return values | _variations(settings)
 
 
-def _noise(settings: JobSettings) -> Values:
-    """sd-scripts writes none of those that are off."""
+def _variations(settings: JobSettings) -> Values:
+    """What noise and captions are changed by; sd-scripts writes None for noise that is off."""
     noise, prior = settings.get(NoiseSettings), settings.get(PriorSettings)
     coarse = noise.multires_noise_iterations
     values: Values = {
@@ -313,6 +314,15 @@ def _noise(settings: JobSettings) -> Values:
         "multires_noise_discount": noise.multires_noise_discount if coarse else None,
         "ip_noise_gamma": noise.input_perturbation or None,
         "prior_loss_weight": prior.prior_loss_weight,
+    }
+    captions = settings.get(CaptionSettings)
+    values |= {
+        "shuffle_caption": captions.shuffle_tags,
+        "keep_tokens": captions.keep_tokens,
+        "caption_dropout_rate": captions.caption_dropout_rate,
+        "caption_dropout_every_n_epochs": captions.caption_dropout_every_epochs,
+        "caption_tag_dropout_rate": captions.tag_dropout_rate,
+        "max_token_length": captions.max_prompt_tokens,
     }
     return values
 

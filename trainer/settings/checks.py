@@ -155,6 +155,24 @@ def mask_given(mask: str, mask_image: str) -> Problem | None:
     return None
 
 
+def mask_folder_given(picture_mask: str, mask_folder: str) -> Problem | None:
+    """The folder of masks is named, and none that is named is ignored."""
+    if picture_mask == "files" and not mask_folder.strip():
+        return Problem("mask_folder", "is missing for the masks' files", "name the folder")
+    if picture_mask != "files" and mask_folder.strip():
+        what = f"has no effect with picture_mask {picture_mask}"
+        return Problem("mask_folder", what, "set picture_mask to files")
+    return None
+
+
+def one_way_to_keep(keep_tokens: int, keep_tokens_separator: str) -> Problem | None:
+    """Tags are kept by a number or by a mark, not by both."""
+    if not keep_tokens or not keep_tokens_separator:
+        return None
+    what = "has no effect beside keep_tokens_separator"
+    return Problem("keep_tokens", what, "set it to 0, or empty keep_tokens_separator")
+
+
 def one_copier(copier_file: str, copier_only: bool, save_copier: bool) -> Problem | None:
     """A copier is either trained or loaded."""
     if copier_file and (copier_only or save_copier):
@@ -189,6 +207,8 @@ RULES: tuple[Rule, ...] = (
     some_concept,
     as_many_targets,
     mask_given,
+    mask_folder_given,
+    one_way_to_keep,
     one_copier,
 )
 

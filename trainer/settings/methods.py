@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .groups import (
+    CaptionSettings,
     ConceptPoolSettings,
     ConceptSettings,
     CopierSettings,
@@ -19,6 +20,7 @@ from .groups import (
     OptimizerSettings,
     OutputSettings,
     PairSettings,
+    PictureMaskSettings,
     PictureSettings,
     PoolSettings,
     PriorSettings,
@@ -64,6 +66,8 @@ METHODS: dict[str, MethodInfo] = {
         groups=(
             ModelSettings,
             DataSettings,
+            CaptionSettings,
+            PictureMaskSettings,
             PriorSettings,
             PoolSettings,
             NoiseSettings,
@@ -71,7 +75,7 @@ METHODS: dict[str, MethodInfo] = {
             *RESULT,
         ),
         aliases=("LoRA",),
-        defaults={"preserve_share": 0.33},
+        defaults={"preserve_share": 0.33, "truncate_prompts": True},
     ),
     "ileco": MethodInfo(
         title="iLECO",

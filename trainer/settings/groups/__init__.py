@@ -6,6 +6,7 @@ build on another: it then has that one's parameters too.
 
 from __future__ import annotations
 
+from .captions import CaptionSettings, LengthSettings
 from .concept import ConceptSettings, PromptSettings
 from .data import DataSettings, PictureSettings, SizeSettings
 from .labels import ConceptPoolSettings, PoolSettings
@@ -14,7 +15,15 @@ from .model import ModelSettings
 from .network import BLOCKS, NetworkSettings
 from .optimizer import OptimizerSettings
 from .output import OutputSettings
-from .pairs import CopierSettings, DirectionSettings, MaskSettings, PairSettings, SuffixSettings
+from .pairs import (
+    CopierSettings,
+    DirectionSettings,
+    MaskSettings,
+    MaskWeightSettings,
+    PairSettings,
+    PictureMaskSettings,
+    SuffixSettings,
+)
 from .preserve import PreserveSettings, PriorSettings
 from .samples import SampleSettings
 from .training import TrainingSettings
@@ -22,19 +31,23 @@ from .training import TrainingSettings
 __all__ = [
     "BLOCKS",
     "GROUPS",
+    "CaptionSettings",
     "ConceptPoolSettings",
     "ConceptSettings",
     "CopierSettings",
     "DataSettings",
     "DirectionSettings",
+    "LengthSettings",
     "LossSettings",
     "MaskSettings",
+    "MaskWeightSettings",
     "ModelSettings",
     "NetworkSettings",
     "NoiseSettings",
     "OptimizerSettings",
     "OutputSettings",
     "PairSettings",
+    "PictureMaskSettings",
     "PictureSettings",
     "PoolSettings",
     "PreserveSettings",
@@ -57,6 +70,10 @@ GROUPS: dict[str, type] = {
     "suffix": SuffixSettings,
     "size": SizeSettings,
     "pictures": PictureSettings,
+    "length": LengthSettings,
+    "captions": CaptionSettings,
+    "mask_weight": MaskWeightSettings,
+    "picture_mask": PictureMaskSettings,
     "mask": MaskSettings,
     "copier": CopierSettings,
     "direction": DirectionSettings,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..fields import parameter
 from ..values import BadValueError, shown
+from .captions import LengthSettings
 from .preserve import PreserveSettings
 
 PLACE = "{}"
@@ -19,7 +20,7 @@ def _with_places(contexts: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptSettings:
+class PromptSettings(LengthSettings):
     """The words under which it is trained."""
 
     original_prompt: str = parameter(
@@ -31,18 +32,6 @@ class PromptSettings:
         aliases=("original prompt",),
         section="what",
         picks="prompt",
-    )
-    max_prompt_tokens: int = parameter(
-        225,
-        minimum=1,
-        maximum=7500,
-        help="Longest prompt in tokens (a word is one to three); windows of 75 are encoded one by"
-        " one, as the webui does.",
-        aliases=("max_token_length",),
-    )
-    truncate_prompts: bool = parameter(
-        False,
-        help="Cut a prompt that is too long instead of refusing it.",
     )
 
 

@@ -118,6 +118,6 @@ class DataSettings(PictureSettings):
     )
     filename_as_tag: bool = parameter(
         False,
-        help="Use a picture's file name as its caption where it has no caption file.",
+        help="Use the pictures' file names as their captions, and read no caption files.",
         aliases=("image_use_filename_as_tag",),
     )

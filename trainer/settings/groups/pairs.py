@@ -45,7 +45,46 @@ class SuffixSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskSettings:
+class MaskWeightSettings:
+    """How much the places of a masked picture count."""
+
+    mask_floor: float = parameter(
+        0.1,
+        minimum=0,
+        maximum=1,
+        help="With a mask: how much the rest of the picture counts, 0 to 1. With 0 nothing holds"
+        " it in place.",
+    )
+    normalise_mask: bool = parameter(
+        True,
+        help="With a mask: only its proportions count, so that a small mask teaches as much as a"
+        " large one. Off: a picture counts as much as its mask is large, as in sd-scripts.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureMaskSettings(MaskWeightSettings):
+    """Which part of each picture is learnt."""
+
+    picture_mask: str = parameter(
+        "none",
+        choices=("none", "alpha", "files"),
+        help="Learn only a part of the pictures. alpha: where they are opaque. files: where the"
+        " picture of the same name in mask_folder is white. A picture without one counts wholly.",
+        aliases=("masked_loss",),
+    )
+    mask_folder: str = parameter(
+        "",
+        help="For files: the folder of black and white pictures, white where it counts, named and"
+        " shaped like the pictures, in the same subfolders.",
+        aliases=("conditioning_data_dir",),
+        picks="folder",
+        only_with=("picture_mask", "files"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSettings(MaskWeightSettings):
     """Which part of the pair counts."""
 
     size_mismatch: str = parameter(
@@ -70,13 +109,6 @@ class MaskSettings:
         section="what",
         picks="picture",
         only_with=("mask", "drawn"),
-    )
-    mask_floor: float = parameter(
-        0.1,
-        minimum=0,
-        maximum=1,
-        help="How much the rest of the picture counts, 0 to 1. With 0 nothing holds it in place.",
-        only_with=("mask", "drawn", "alpha", "difference"),
     )
 
 

@@ -1,0 +1,135 @@
+"""Captions that change each time their picture comes: tags mixed, words drawn, parts left out."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+from ..settings.groups import CaptionSettings
+from .captions import with_trigger
+
+SEPARATOR = ","
+"""Between tags."""
+_CHOICE = re.compile(r"\{([^{}]*)\}")
+_OPEN, _CLOSE = "\ue000", "\ue001"
+"""Stand for doubled brackets while single ones are read; private, so in no caption."""
+
+
+class CaptionVariants:
+    """What a picture is trained under, each time it comes.
+
+    Args:
+        settings: how captions vary.
+        trigger_word: stays in front of every caption but a dropped one.
+        seed: of the training; the same captions follow from it and the place in the data.
+    """
+
+    def __init__(self, settings: CaptionSettings, trigger_word: str = "", seed: int = 0) -> None:
+        self._settings = settings
+        self._trigger = with_trigger(trigger_word, "")
+        self._seed = seed
+
+    @property
+    def varies(self) -> bool:
+        """Whether a picture's caption is not always the same."""
+        wanted = self._settings
+        return bool(
+            wanted.shuffle_tags
+            or wanted.tag_dropout_rate
+            or wanted.caption_dropout_rate
+            or wanted.caption_dropout_every_epochs
+            or wanted.wildcards
+        )
+
+    def at(self, captions: Sequence[str], epoch: int, batch: int) -> tuple[str, ...]:
+        """The captions of a batch.
+
+        Args:
+            captions: as the pictures have them, the trigger word in front.
+            epoch: from 0.
+            batch: the batch's number within the epoch.
+        """
+        if not self.varies:
+            return tuple(self.plain(caption) for caption in captions)
+        # a text seed is hashed with SHA-512, so that neighbouring seeds share nothing
+        draw = random.Random(f"{self._seed}/captions/{epoch}/{batch}")
+        return tuple(self._drawn(caption, epoch, draw) for caption in captions)
+
+    def plain(self, caption: str) -> str:
+        """A caption of which nothing is drawn."""
+        text = self._text(caption)
+        mark, other = self._settings.keep_tokens_separator, self._settings.secondary_separator
+        if mark and mark in text:
+            text = f"{SEPARATOR} ".join(_tags(text.replace(mark, SEPARATOR)))
+        return with_trigger(self._trigger, text.replace(other, SEPARATOR) if other else text)
+
+    def _drawn(self, caption: str, epoch: int, draw: random.Random) -> str:
+        wanted = self._settings
+        # drawn in any case, so that one caption's fate does not change the next one's
+        dropped = draw.random() < wanted.caption_dropout_rate
+        every = wanted.caption_dropout_every_epochs
+        if wanted.wildcards:
+            caption = self._chosen(caption, draw)
+        head, flexible, tail = self._parts(caption)
+        if wanted.shuffle_tags:
+            # `random()` is the one sequence that Python promises never to change
+            flexible = sorted(flexible, key=lambda _: draw.random())
+        if wanted.tag_dropout_rate:
+            flexible = [tag for tag in flexible if draw.random() >= wanted.tag_dropout_rate]
+        if dropped or (every and (epoch + 1) % every == 0):
+            return ""
+        if not wanted.shuffle_tags and not wanted.tag_dropout_rate:
+            return self.plain(caption)
+        return self._joined([*head, *flexible, *tail])
+
+    def _chosen(self, caption: str, draw: random.Random) -> str:
+        """One of the caption's lines, with one of the words of each {a|b}."""
+        own = self._without_trigger(caption)
+        lines = [line for line in own.split("\n") if line.strip()] or [""]
+        line = _one_of(lines, draw).replace("{{", _OPEN).replace("}}", _CLOSE)
+        while _CHOICE.search(line):
+            line = _CHOICE.sub(lambda match: _one_of(match[1].split("|"), draw), line)
+        return with_trigger(self._trigger, line.replace(_OPEN, "{").replace(_CLOSE, "}"))
+
+    def _text(self, caption: str) -> str:
+        """A caption without its trigger, between prefix and suffix."""
+        prefix, suffix = (
+            text.strip() for text in (self._settings.caption_prefix, self._settings.caption_suffix)
+        )
+        own = " ".join(self._without_trigger(caption).split())
+        text = " ".join(part for part in (prefix, own) if part)
+        space = " " if text and suffix and not suffix.startswith(SEPARATOR) else ""
+        return f"{text}{space}{suffix}"
+
+    def _parts(self, caption: str) -> tuple[list[str], list[str], list[str]]:
+        """Tags that stay in front, those that may move, and those that stay at the end."""
+        wanted, text = self._settings, self._text(caption)
+        mark = wanted.keep_tokens_separator
+        if mark and mark in text:
+            first, *rest = text.split(mark, 2)
+            head, flexible = _tags(first), _tags(rest[0])
+            tail = _tags(rest[1]) if len(rest) > 1 else []
+        else:
+            tags = _tags(text)
+            head, flexible, tail = tags[: wanted.keep_tokens], tags[wanted.keep_tokens :], []
+        return [*_tags(self._trigger), *head], flexible, tail
+
+    def _without_trigger(self, caption: str) -> str:
+        if caption == self._trigger:
+            return ""
+        start = f"{self._trigger}{SEPARATOR} "
+        return caption[len(start) :] if self._trigger and caption.startswith(start) else caption
+
+    def _joined(self, tags: Sequence[str]) -> str:
+        text = f"{SEPARATOR} ".join(tags)
+        mark = self._settings.secondary_separator
+        return text.replace(mark, SEPARATOR) if mark else text
+
+
+def _tags(text: str) -> list[str]:
+    return [tag.strip() for tag in text.split(SEPARATOR) if tag.strip()]
+
+
+def _one_of(items: Sequence[str], draw: random.Random) -> str:
+    return items[int(draw.random() * len(items))]
