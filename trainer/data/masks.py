@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import BadInput, Problem
+from ..paths import is_folder, user_path
 from ..settings.groups import PictureMaskSettings
 from .buckets import LATENT_CELL_PX
 from .folder import TrainingImage
@@ -37,8 +38,8 @@ def with_masks(
     Raises:
         BadInput: the folder has none, or with every mask that does not fit its picture.
     """
-    base, other = (Path(text.strip().strip('"')).expanduser() for text in (folder, masks))
-    if not other.is_dir():
+    base, other = user_path(folder), user_path(masks)
+    if not is_folder(other):
         what = f"the folder {other} does not exist"
         raise BadInput([Problem("mask_folder", what, "check its spelling")])
     if other.resolve() == base.resolve() or base.resolve() in other.resolve().parents:

@@ -319,9 +319,9 @@ def _variations(settings: JobSettings) -> Values:
     values |= {
         "shuffle_caption": captions.shuffle_tags,
         "keep_tokens": captions.keep_tokens,
-        "caption_dropout_rate": captions.caption_dropout_rate,
+        "caption_dropout_rate": captions.caption_dropout_rate or 0,
         "caption_dropout_every_n_epochs": captions.caption_dropout_every_epochs,
-        "caption_tag_dropout_rate": captions.tag_dropout_rate,
+        "caption_tag_dropout_rate": captions.tag_dropout_rate or 0,
         "max_token_length": captions.max_prompt_tokens,
     }
     return values
