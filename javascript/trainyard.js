@@ -35,6 +35,13 @@ window.trainyard = window.trainyard || {
         return true;
     };
 
+    /** Sets a text, but only a new one: the webui's localisation may have translated the old. */
+    ty.label = function (element, text) {
+        if (element.dataset.label === text) return;
+        element.dataset.label = text;
+        element.textContent = text;
+    };
+
     ty.button = (text, onclick, more = {}) =>
         ty.el("button", {type: "button", class: "trainyard_button", onclick, ...more}, text);
 

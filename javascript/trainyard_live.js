@@ -67,13 +67,13 @@
         const job = status.job, paused = Boolean(job) && job.state === "paused";
         const start = ty.at("start"), waiting = status.jobs.filter((one) => one.state === "queued").length;
         start.disabled = false;
-        start.textContent = status.running ? "Add and run next" : "Start training";
+        ty.label(start, status.running ? "Add and run next" : "Start training");
         start.hidden = status.running;
         ty.at("enqueue").disabled = false;
-        ty.at("enqueue").textContent = ty.editing !== null ? "Save changes to the waiting job" : "Add to queue";
+        ty.label(ty.at("enqueue"), ty.editing !== null ? "Save changes to the waiting job" : "Add to queue");
         ty.at("enqueue").title = status.running || waiting ? "It runs when the others are done" : "";
         ty.at("pause").disabled = !job || status.stopping;
-        ty.at("pause").textContent = paused ? "Go on" : "Pause";
+        ty.label(ty.at("pause"), paused ? "Go on" : "Pause");
         ty.at("stop").disabled = !job;
         ty.at("stop_save").disabled = !job || status.stopping
             || !(status.step || job.method === ty.GRID && job.done);

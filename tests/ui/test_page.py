@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from .conftest import Page
+from .conftest import Page, free_port
 
 pytestmark = pytest.mark.slow
 
+Serve = Callable[[Path, int], "subprocess.Popen[bytes]"]
 SMALL = {
     "image_size_px": "64",
     "bucket_step_px": "32",
@@ -256,7 +260,8 @@ def test_a_grid_shows_what_the_save_points_of_a_run_draw(form: Page) -> None:
     )
     assert size[0] > 3 * 64, "three strengths"
     assert size[1] > 2 * 64, "two files"
-    assert form.console_errors() == []
+    refused = "422"  # the wrong number above, which the browser notes as an error
+    assert [error for error in form.console_errors() if refused not in error] == []
 
 
 def test_prompts_are_counted_and_pairs_are_shown(form: Page, photos: Path) -> None:
@@ -292,3 +297,28 @@ def test_no_width_cuts_anything_off(form: Page) -> None:
         """)
         assert cut == [], f"at {width} px"
     form.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_page_survives_a_server_that_dies_and_its_job_goes_on(
+    browser: Any, serve: Serve, photos: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    server, page = serve(tmp_path, port), Page(browser, f"http://127.0.0.1:{port}/")
+    page.open()
+    page.write(**SMALL, images=str(photos), save_state_every_steps="2")
+    start(page, "cut-off", 3000)
+    page.until("trainyard.status.step && trainyard.status.step.step > 4", 120)
+    server.kill()
+    server.wait()
+    page.until("document.getElementById('trainyard_message').innerText.includes('does not answer')")
+    assert page.script("return document.getElementById('trainyard_start').disabled")
+    serve(tmp_path, port)
+    page.until("document.getElementById('trainyard_message').innerText.includes('started anew')")
+    page.until(f"{state('cut-off')} === 'interrupted'")
+    number = page.script("return trainyard.status.jobs[0].id")
+    page.press(f"job_{number}_on")
+    page.until("trainyard.status.step && trainyard.status.step.step > 4", 120)
+    assert any("Going on after step" in line for line in page.script("return trainyard.status.log"))
+    page.press("stop_save")
+    page.until(f"{state('cut-off')} === 'done'", 120)
+    assert (tmp_path / "cut-off.safetensors").is_file()

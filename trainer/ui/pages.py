@@ -23,7 +23,11 @@ def _button(name: str, text: str, style: str) -> str:
 PICTURES = Path(__file__).parent / "pictures"
 """One small drawing for each method, by its name; `other.svg` where there is none."""
 
-PRESETS = """
+DROP = (
+    "Drop a file here to take its settings: a preset, a preset of TrainTrain, or a LoRA that was"
+    " made here."
+)
+PRESETS = f"""
 <div id="trainyard_presets" role="group" aria-label="Presets">
   <label for="trainyard_preset">Preset</label>
   <select id="trainyard_preset"></select>
@@ -39,8 +43,7 @@ PRESETS = """
     </div>
   </details>
   <input type="file" id="trainyard_preset_file" accept=".json,.safetensors" hidden>
-  <p class="trainyard_hint">Drop a file here to take its settings: a preset, a preset of
-    TrainTrain, or a LoRA that was made here.</p>
+  <p class="trainyard_hint">{DROP}</p>
 </div>
 """
 SEARCH = """
