@@ -336,6 +336,8 @@ class Session:
                 self.recorder.after_step(step, lambda: loop.check_loss(self.sink))
 
         self.sink(PhaseStarted(title, self.settings[TrainingSettings].steps))
+        model = self.model
+        model.set_aside(model.vae, *(() if self.trains_text_encoder else model.text_encoders))
         with self.training_mode():
             outcome = loop.run(
                 loss_with_dropout, control=self.control, sink=self.sink, after_step=after_step

@@ -27,6 +27,9 @@ FP32, FP16, BF16, FP8 = torch.float32, torch.float16, torch.bfloat16, torch.floa
         ("auto", FP16, torch.device("mps"), FP32),
         ("bf16", FP32, CPU, BF16),
         ("fp32", FP16, GPU, FP32),
+        ("fp8", FP16, GPU, FP16),
+        ("int8", FP32, GPU, BF16),
+        ("int8", FP16, CPU, FP32),
     ],
 )
 def test_what_is_computed_in(monkeypatch, precision, stored, device, computed) -> None:
@@ -88,3 +91,17 @@ def test_only_sd2_is_asked_what_it_predicts(monkeypatch: pytest.MonkeyPatch) -> 
         for family in (SD1, SD2)
     ]
     assert [one.schedule.prediction_type for one in found] == ["epsilon", "v_prediction"]
+
+
+def test_parts_nobody_else_holds_are_set_aside_until_they_are_needed() -> None:
+    shared = assemble_model(tiny_tensors(SD1), SD1, device=CPU)
+    assert shared.own == ()
+    copied = assemble_model(tiny_tensors(SD1), SD1, device=CPU, dtype=FP32, vae_dtype=BF16)
+    assert copied.own == (copied.vae,)  # the text encoder is fp32 already
+    copied.device = torch.device("meta")  # as if it computed on a GPU
+    moved: list[torch.device] = []
+    copied.vae.to = moved.append  # type: ignore[method-assign, assignment]
+    copied.set_aside(copied.vae, *copied.text_encoders)
+    assert moved == [CPU]
+    copied.at_hand(copied.vae)
+    assert moved == [CPU, torch.device("meta")]

@@ -22,6 +22,7 @@ from ..models.detect import Detection, detect
 from ..models.families import CONV_IN, Family
 from ..models.ldm_names import VAE_PREFIX
 from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model, compute_dtype
+from ..models.packing import STORAGES
 from ..models.prediction import chosen_prediction, chosen_zero_snr
 from ..settings.groups import ModelSettings
 from .gate import Gate, Manners
@@ -209,13 +210,16 @@ class Loan:
         vae = own_vae or {n: t for n, t in tensors.items() if n.startswith(VAE_PREFIX)}
         others = {n: t for n, t in tensors.items() if not n.startswith(VAE_PREFIX)}
         return assemble_model(
-            _placed(others, dtype, lender.device),
+            others,
             family,
             device=lender.device,
+            dtype=dtype,
+            storage=STORAGES.get(settings.base_precision),
+            vae_dtype=DTYPES[settings.vae_precision],
             clip_skip=settings.clip_skip,
             prediction_type=predicted,
             zero_snr=chosen_zero_snr(settings, predicted, lender.zero_snr(live)),
-            vae_tensors=_placed(vae, DTYPES[settings.vae_precision], lender.device),
+            vae_tensors=vae,
             origin=Origin(
                 Path(self._info.filename).name,
                 self._info.sha256 or "",
@@ -274,15 +278,6 @@ def read_vae(path: Path) -> Tensors:
         what = f"{path.name} holds no VAE but {detect(tensors).title}"
         raise BadInput([Problem("vae", what, "choose a VAE")])
     return inside
-
-
-def _placed(tensors: Tensors, dtype: torch.dtype, device: torch.device) -> Tensors:
-    """On the device in `dtype`; the tensors themselves where they are that already."""
-    return {
-        name: tensor.to(device, dtype)
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point()
-    }
 
 
 def _addresses(tensors: Tensors) -> tuple[int, ...]:

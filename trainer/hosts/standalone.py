@@ -17,6 +17,7 @@ from ..models.families import CONV_IN
 from ..models.hashes import HashCache
 from ..models.ldm_names import VAE_PREFIX
 from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model, compute_dtype
+from ..models.packing import STORAGES
 from ..models.prediction import (
     ZERO_SNR_MARK,
     chosen_prediction,
@@ -100,13 +101,16 @@ class StandaloneHost:
         dtype = compute_dtype(settings.base_precision, tensors[CONV_IN].dtype, self.device)
         predicted = chosen_prediction(settings, marked_prediction(tensors, metadata(path)))
         yield assemble_model(
-            self._placed(_without_vae(tensors), dtype),
+            _without_vae(tensors),
             found.family,
             device=self.device,
+            dtype=dtype,
+            storage=STORAGES.get(settings.base_precision),
+            vae_dtype=DTYPES[settings.vae_precision],
             clip_skip=settings.clip_skip,
             prediction_type=predicted,
             zero_snr=chosen_zero_snr(settings, predicted, ZERO_SNR_MARK in tensors),
-            vae_tensors=self._placed(_vae_part(vae), DTYPES[settings.vae_precision]),
+            vae_tensors=_vae_part(vae),
             origin=Origin(
                 path.name,
                 HashCache(self.log_dir / HASHES).sha256(path),
@@ -147,13 +151,6 @@ class StandaloneHost:
                 [Problem("vae", f"{name} holds no VAE but {detect(tensors).title}", "choose a VAE")]
             )
         return tensors
-
-    def _placed(self, tensors: Tensors, dtype: torch.dtype) -> Tensors:
-        """The floating-point tensors on the device in `dtype`; not copied when they are already."""
-        return {
-            name: tensor.to(self.device, dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in tensors.items()
-        }
 
 
 def _vae_part(tensors: Tensors) -> Tensors:

@@ -7,17 +7,20 @@ from dataclasses import dataclass, field
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPTextModel
 
 from ..diffusion.schedule import NoiseSchedule, PredictionType, scaled_linear, zero_terminal_snr
 from ..errors import BadInput, Problem
 from .assemble import assemble_text_encoder, assemble_unet, assemble_vae
 from .families import Family
+from .packing import STORAGES, Storage, place
 from .prediction import predicts_velocity
 from .prompts import WeightedEncoder
 from .text import Conditioning, PromptEncoder, TextEncoder
 from .tokenizer import clip_tokenizer
 
+ASIDE = torch.device("cpu")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -25,20 +28,23 @@ def compute_dtype(precision: str, stored: torch.dtype, device: torch.device) -> 
     """What UNet and text encoder calculate in.
 
     "auto" is the precision of the weights where the device is at its best in it, so that they are
-    shared and not copied; weights of 8 bits are computed in float16.
+    shared and not copied; weights of 8 bits are computed in float16, or in bfloat16 where they
+    were float32 before they were packed.
 
     Args:
-        precision: a name from `DTYPES`, or "auto".
+        precision: a name from `DTYPES` or `STORAGES`, or "auto".
         stored: the precision of the weights as they are.
     """
-    if precision != "auto":
+    if precision in DTYPES:
         return DTYPES[precision]
     if device.type != "cuda":  # CPUs emulate the half precisions; others lack parts of autocast
         return torch.float32
     if torch.empty(0, dtype=stored).element_size() == 1:
         return torch.float16
-    emulated = stored is torch.bfloat16 and torch.cuda.get_device_capability(device) < (8, 0)
-    return torch.float32 if emulated else stored
+    has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    if precision in STORAGES and stored is torch.float32:
+        return torch.bfloat16 if has_bfloat16 else torch.float16
+    return torch.float32 if stored is torch.bfloat16 and not has_bfloat16 else stored
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class DiffusionModel:
 
     Attributes:
         prompts: holds the text encoders.
+        device: where it computes; parts that are not needed for a while may lie elsewhere.
         compute_dtype: what the UNet and text encoders calculate in; autocast is on when it is not
             float32.
     """
@@ -70,6 +77,8 @@ class DiffusionModel:
     device: torch.device
     compute_dtype: torch.dtype
     origin: Origin = field(default_factory=lambda: Origin("unknown"))
+    own: tuple[nn.Module, ...] = ()
+    """Parts whose weights nobody else holds, so that they can be set aside."""
 
     @property
     def text_encoders(self) -> tuple[CLIPTextModel, ...]:
@@ -81,6 +90,18 @@ class DiffusionModel:
         half = self.compute_dtype is not torch.float32
         dtype = self.compute_dtype if half else torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=half)
+
+    def set_aside(self, *parts: nn.Module) -> None:
+        """Moves parts to the main memory until they are needed, where that frees any."""
+        for part in parts:
+            if self.device != ASIDE and any(part is own for own in self.own):
+                part.to(ASIDE)
+
+    def at_hand(self, *parts: nn.Module) -> None:
+        """Brings parts back that were set aside."""
+        for part in parts:
+            if next(part.parameters()).device != self.device:
+                part.to(self.device)
 
     def denoise(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
@@ -103,11 +124,13 @@ class DiffusionModel:
 
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
         """See `PromptEncoder.encode`."""
+        self.at_hand(*self.text_encoders)
         with self.autocast():
             return self.prompts.encode(prompts)
 
     def encode_weighted(self, prompts: list[str]) -> Conditioning:
         """Prompts in the webui's syntax; see `WeightedEncoder`."""
+        self.at_hand(*self.text_encoders)
         with self.autocast():
             return WeightedEncoder(self.prompts)(prompts)
 
@@ -130,12 +153,14 @@ class DiffusionModel:
         same picture then always has the same latents.
         """
         vae = self.vae
+        self.at_hand(vae)
         posterior = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
         return (posterior.mean * self.family.latent_scale).float()
 
     @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents [n, 4, h, w] to pixels [n, 3, 8h, 8w], float32, clamped to -1..1."""
+        self.at_hand(self.vae)
         scaled = (latents / self.family.latent_scale).to(self.vae.dtype)
         pixels: torch.Tensor = self.vae.decode(scaled, return_dict=False)[0]
         return pixels.float().clamp(-1, 1)
@@ -146,15 +171,21 @@ def assemble_model(
     family: Family,
     *,
     device: torch.device,
+    dtype: torch.dtype | None = None,
+    storage: Storage | None = None,
+    vae_dtype: torch.dtype | None = None,
     clip_skip: int = 1,
     prediction_type: PredictionType | None = "epsilon",
     zero_snr: bool = False,
     vae_tensors: Mapping[str, torch.Tensor] | None = None,
     origin: Origin | None = None,
 ) -> DiffusionModel:
-    """Assembles the model over a checkpoint's tensors, which already have device and dtype.
+    """Assembles the model over a checkpoint's tensors: the tensors themselves where they fit.
 
     Args:
+        dtype: what UNet and text encoders compute in; None: what the tensors are.
+        storage: how their weights are kept, if not in what they are computed in.
+        vae_dtype: as `dtype`, for the VAE.
         prediction_type: what the model predicts; None: nothing tells, so that the model is asked
             where the family has both kinds.
         zero_snr: the model was trained with a last step of pure noise.
@@ -164,6 +195,14 @@ def assemble_model(
             model that predicts the noise is to have a last step of pure noise.
     """
     unet = assemble_unet(tensors, family)
+    vae = assemble_vae(tensors if vae_tensors is None else vae_tensors, family)
+    encoders = [
+        TextEncoder(assemble_text_encoder(tensors, row), row, clip_skip)
+        for row in family.text_encoders
+    ]
+    own = [vae] if place(vae, device, vae_dtype) else []
+    own += [one.model for one in encoders if place(one.model, device, dtype, storage)]
+    place(unet, device, dtype, storage)
     if prediction_type is None:
         velocity = family.unmarked_velocity and predicts_velocity(unet)
         prediction_type = "v_prediction" if velocity else "epsilon"
@@ -173,17 +212,14 @@ def assemble_model(
             what = "is on, but the model predicts the noise, which says nothing of pure noise"
             raise BadInput([Problem("zero_terminal_snr", what, "set it to off")])
         schedule = zero_terminal_snr(schedule)
-    encoders = [
-        TextEncoder(assemble_text_encoder(tensors, row), row, clip_skip)
-        for row in family.text_encoders
-    ]
     return DiffusionModel(
         family=family,
         unet=unet,
-        vae=assemble_vae(tensors if vae_tensors is None else vae_tensors, family),
+        vae=vae,
         prompts=PromptEncoder(clip_tokenizer(), encoders),
         schedule=schedule.to(device),
         device=device,
         compute_dtype=unet.dtype,
         origin=origin or Origin("unknown"),
+        own=tuple(own),
     )
