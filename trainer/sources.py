@@ -123,7 +123,7 @@ def _pairs(
         found = folder_pairs(report.images, suffix, data.images, masks)
     if uses(DirectionSettings):
         found = reverted(found, settings[DirectionSettings])
-    cut = tuple(pair_views(found, pictures))
+    cut = tuple(pair_views(found, pictures, masks.placements))
     images = tuple(pair.original for pair in found)
     return Pictures(images, tuple(pair.original for pair in cut), cut)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from trainer.data.folder import scan
 from trainer.data.pairs import (
@@ -18,6 +19,7 @@ from trainer.data.pairs import (
     pair_views,
     reverted,
 )
+from trainer.data.views import load_pixels
 from trainer.errors import BadInput
 from trainer.settings.groups import DataSettings, DirectionSettings, MaskSettings, PairSettings
 
@@ -119,6 +121,28 @@ def test_mirrored_views_mirror_both_pictures(tmp_path: Path) -> None:
         (False, False),
         (True, True),
     ]
+
+
+def test_placements_move_both_pictures_and_their_mask_alike(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    drawn = Image.new("L", (64, 64), 0)
+    drawn.paste(255, (0, 0, 32, 64))
+    for path in (folder / "a.png", folder / "a_b.png", tmp_path / "mask.png"):
+        drawn.save(path)
+    masks = MaskSettings(mask="drawn", mask_image=str(tmp_path / "mask.png"), mask_floor=0)
+    pairs = find(folder, masks=masks)
+    found = pair_views(pairs, data(folder), 5)
+    assert len(set(found)) == 5
+    assert found[:1] == pair_views(pairs, data(folder))  # the first is the pair as it is
+    assert found == pair_views(pairs, data(folder), 8)[:5]
+    for one in found:
+        assert one.original.shift == one.target.shift
+        assert torch.equal(load_pixels(one.original), load_pixels(one.target))
+        lit = functional.avg_pool2d((load_pixels(one.original)[:1] + 1) / 2, 8)
+        mask = load_mask(one, masks)
+        assert mask is not None
+        torch.testing.assert_close(mask, lit, rtol=0, atol=0.01)
 
 
 def view(folder: Path, masks: MaskSettings, **values: object) -> PairView:

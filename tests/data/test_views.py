@@ -10,7 +10,16 @@ from PIL import Image
 
 from trainer.data.folder import TrainingImage
 from trainer.data.images import read_picture
-from trainer.data.views import View, cut_all, load_alpha, load_pixels, source_box, to_tensor, views
+from trainer.data.views import (
+    Shift,
+    View,
+    cut_all,
+    load_alpha,
+    load_pixels,
+    source_box,
+    to_tensor,
+    views,
+)
 from trainer.errors import BadInput
 from trainer.settings.groups import DataSettings
 
@@ -150,6 +159,28 @@ def test_cut_all_agrees_with_one_by_one(tmp_path: Path) -> None:
     found = cut_all(read_picture(picture.path), wanted)
     for view, pixels in zip(wanted, found, strict=True):
         assert torch.equal(to_tensor(pixels), load_pixels(view))
+
+
+def test_a_shift_moves_by_fractions_of_the_frame_and_reflects_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    pixels = noise(64, 96)
+    picture = saved(tmp_path / "a.png", pixels)
+    found = load_pixels(View(picture, (64, 96), shift=Shift(down=0.125, right=-0.25)))
+    # 8 rows down: row 8 is row 0, and the rows above it run backwards; 24 columns to the left
+    rows = [*range(7, -1, -1), *range(56)]
+    columns = [*range(24, 96), *range(95, 71, -1)]
+    assert torch.equal(found, to_tensor(pixels[rows][:, columns]))
+
+
+def test_an_enlarged_view_shows_the_middle_larger(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[24:40, 24:40] = 255  # a quarter of the frame
+    picture = saved(tmp_path / "a.png", pixels)
+    views = [View(picture, (64, 64), shift=Shift(0, 0, factor)) for factor in (0.75, 1.0, 2.0)]
+    lit = [float((load_pixels(view) > 0).float().mean()) for view in views]
+    # at three quarters the reflected border stays black, because the square does not reach the edge
+    assert lit == pytest.approx([0.75**2 / 16, 1 / 16, 1 / 4], abs=0.003)
 
 
 def test_alpha_is_cut_like_the_pixels(tmp_path: Path) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from peft.tuners.tuners_utils import BaseTunerLayer
 
+from tests.conftest import tiny_modules
 from trainer.control import Control, Request
 from trainer.events import Event, Saved, StepDone
 from trainer.hosts.standalone import StandaloneHost
 from trainer.loop import Outcome
 from trainer.methods import TRAIN
 from trainer.networks import kohya
+from trainer.networks.network import Network
 from trainer.plan import make_plan
 from trainer.session import Session
 from trainer.settings.groups import ModelSettings
@@ -118,3 +123,52 @@ def test_resuming_begins_where_the_file_ends(method: str, run: Run) -> None:
     end, _ = kohya.load(again)
     for name, tensor in start.items():
         torch.testing.assert_close(end[name], tensor, rtol=0, atol=1e-6)
+
+
+@every_method
+def test_it_begins_at_the_bare_model(method: str, run: Run, begun: list[float]) -> None:
+    run(method, steps=1)
+    assert begun == [0.0] * (2 if method == "difference" else 1)
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """By how much the networks move the model's answer when their training begins."""
+    moved: list[float] = []
+    fit = Session.fit
+
+    def watched(session: Session, network: Network, *given: Any, **named: Any) -> Outcome:
+        unet, generator = session.model.unet, torch.Generator().manual_seed(1)
+        latents = torch.randn(1, 4, 8, 8, generator=generator)
+        context = torch.randn(1, 77, unet.config.cross_attention_dim, generator=generator)
+        with torch.no_grad():
+            with_it = unet(latents, 500, context).sample
+            with network.at(0.0):
+                without = unet(latents, 500, context).sample
+        moved.append(float((with_it - without).abs().max()))
+        return fit(session, network, *given, **named)
+
+    monkeypatch.setattr(Session, "fit", watched)
+    return moved
+
+
+@every_method
+def test_its_file_loads_in_diffusers(method: str, run: Run) -> None:
+    file, _, _ = run(method, blocks="BASE,IN01,M00,OUT05")
+    unet, vae, text_encoder = tiny_modules()
+    unet.register_to_config(sample_size=64)  # a pipeline wants to know it
+    pipeline = StableDiffusionPipeline(
+        *(vae, text_encoder, None, unet, DDIMScheduler()),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.load_lora_weights(file.parent, weight_name=file.name)  # raises if a key is left over
+    layers = [
+        part
+        for module in (pipeline.unet, pipeline.text_encoder)
+        for part in module.modules()
+        if isinstance(part, BaseTunerLayer)
+    ]
+    groups = {key.partition(".")[0] for key in kohya.load(file)[0]}
+    assert len(layers) == len(groups)

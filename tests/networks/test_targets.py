@@ -103,15 +103,21 @@ def test_one_block_alone(full_models: dict[str, Model], block: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("element", "part", "count"), [("CrossAttention", "attn2", 64), ("SelfAttention", "attn1", 64)]
+    ("element", "part", "count"),
+    [
+        ("CrossAttention", "attn2", 64),
+        ("CrossAttentionKV", "attn2", 32),
+        ("SelfAttention", "attn1", 64),
+    ],
 )
 def test_element_narrows_the_unet_alone(
     full_models: dict[str, Model], element: str, part: str, count: int
 ) -> None:
     targets = full_models["sd1"].targets(convolutions=True, element=element)
     unet = [target.name for target in targets if target.block != "BASE"]
-    # 16 transformers with to_q, to_k, to_v and to_out each
+    # 16 transformers with to_q, to_k, to_v and to_out each; the first two follow the picture
     assert len(unet) == count
+    assert element != "CrossAttentionKV" or all(name[-4:] in ("to_k", "to_v") for name in unet)
     assert all(f"_{part}_to_" in name for name in unet)
     assert len(targets) - len(unet) == 72
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -18,8 +19,10 @@ from .captions import with_trigger
 from .folder import TrainingImage
 from .images import read_size
 from .masks import cells_of_file, mean_of_cells
-from .views import View, load_alpha, load_pixels, views
+from .views import UNMOVED, Shift, View, load_alpha, load_pixels, views
 
+FARTHEST, LARGEST = 1 / 8, 1.25
+"""How far a pair is moved at most, in frames, and how much it is enlarged or made smaller."""
 DIFFERENT = 0.1
 """Places of a pair that differ by this much (of the whole range) count as different."""
 
@@ -117,8 +120,14 @@ def reverted(pairs: Sequence[Pair], direction: DirectionSettings) -> list[Pair]:
     ]
 
 
-def pair_views(pairs: Sequence[Pair], pictures: PictureSettings) -> list[PairView]:
+def pair_views(
+    pairs: Sequence[Pair], pictures: PictureSettings, placements: int = 1
+) -> list[PairView]:
     """The training samples of an epoch; frames follow from the picture before the change.
+
+    Args:
+        placements: how often each comes: as it is, and then moved and enlarged in ever other
+            ways, both pictures of the pair alike.
 
     Raises:
         BadInput: with every picture that fits no frame, and bad settings of the frames.
@@ -127,8 +136,20 @@ def pair_views(pairs: Sequence[Pair], pictures: PictureSettings) -> list[PairVie
     found = []
     for view in views([pair.original for pair in pairs], pictures):
         pair = by_path[view.image.path]
-        target = View(pair.target, view.frame_px, view.mirrored)
-        found.append(PairView(view, target, pair.drawn_mask))
+        for shift in _shifts(placements):
+            before = replace(view, shift=shift)
+            target = replace(before, image=pair.target)
+            found.append(PairView(before, target, pair.drawn_mask))
+    return found
+
+
+def _shifts(count: int) -> list[Shift]:
+    """The first leaves all as it is; the others are the same in every training."""
+    draw = random.Random(0)
+    found = [UNMOVED]
+    while len(found) < count:
+        down, right, size = (draw.uniform(-1, 1) for _ in range(3))
+        found.append(Shift(down * FARTHEST, right * FARTHEST, LARGEST**size))
     return found
 
 

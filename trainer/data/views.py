@@ -39,14 +39,28 @@ class Framing(NamedTuple):
     """(height, width) of the sample."""
 
 
+class Shift(NamedTuple):
+    """How a view is moved within its frame; what comes in from outside is reflected."""
+
+    down: float = 0.0
+    """In heights of the frame."""
+    right: float = 0.0
+    """In widths of the frame."""
+    enlargement: float = 1.0
+
+
+UNMOVED = Shift()
+
+
 @dataclass(frozen=True)
 class View:
-    """One training sample: a picture in a frame, perhaps mirrored."""
+    """One training sample: a picture in a frame, perhaps mirrored and moved."""
 
     image: TrainingImage
     frame_px: Size
     """(height, width)."""
     mirrored: bool = False
+    shift: Shift = UNMOVED
 
     @property
     def framing(self) -> Framing:
@@ -111,18 +125,18 @@ def load_alpha(view: View) -> Tensor | None:
 def cut_all(picture: Picture, views: Sequence[View]) -> list[NDArray[np.uint8]]:
     """Pixels of several views of one decoded picture: uint8 [h, w, 3] each.
 
-    A mirrored view is the exact mirror image of the one that is not.
+    A mirrored view is the exact mirror image of the one that is not, before both are moved.
     """
     unmirrored: dict[Size, NDArray[np.uint8]] = {}
     for view in views:
         if view.frame_px not in unmirrored:
             unmirrored[view.frame_px] = _cover(picture.rgb, view.frame_px)
-    return [_mirror(unmirrored[view.frame_px], view.mirrored) for view in views]
+    return [_moved(_mirror(unmirrored[view.frame_px], view.mirrored), view.shift) for view in views]
 
 
 def cut(image: Image.Image, view: View) -> NDArray[np.uint8]:
     """A view of an upright image of mode RGB or L: uint8 [h, w, 3] or [h, w]."""
-    return _mirror(_cover(image, view.frame_px), view.mirrored)
+    return _moved(_mirror(_cover(image, view.frame_px), view.mirrored), view.shift)
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
@@ -160,3 +174,18 @@ def _cover(image: Image.Image, frame_px: Size) -> NDArray[np.uint8]:
 def _mirror(pixels: NDArray[np.uint8], mirrored: bool) -> NDArray[np.uint8]:
     """Left and right exchanged if `mirrored`; rows are axis 0 and columns axis 1."""
     return np.ascontiguousarray(pixels[:, ::-1]) if mirrored else pixels
+
+
+def _moved(pixels: NDArray[np.uint8], shift: Shift) -> NDArray[np.uint8]:
+    """uint8 [h, w, ...] moved and enlarged around the frame's middle."""
+    if shift == UNMOVED:
+        return pixels
+    height, width = pixels.shape[:2]
+    around = ((height // 2,) * 2, (width // 2,) * 2, *((0, 0),) * (pixels.ndim - 2))
+    wide = Image.fromarray(np.pad(pixels, around, mode="symmetric"))
+    shown_h, shown_w = height / shift.enlargement, width / shift.enlargement
+    # The frame looks at where its content comes from: up when the content moves down.
+    top = wide.height / 2 - shift.down * height - shown_h / 2
+    left = wide.width / 2 - shift.right * width - shown_w / 2
+    box = (left, top, left + shown_w, top + shown_h)
+    return np.array(wide.resize((width, height), Image.Resampling.BICUBIC, box=box), np.uint8)

@@ -175,7 +175,8 @@ def _settings(
         **changes,
     }
     settings = parse(job)
-    steps = settings.for_second_pass()[TrainingSettings].steps
+    passes = (settings, settings.for_second_pass())
+    steps = min(one[TrainingSettings].steps for one in passes)
     return settings.replace(save_every_steps=max(1, steps // points))
 
 

@@ -26,11 +26,12 @@ CONVOLUTIONAL = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 TEXT_ENCODER_PARTS = ("CLIPAttention", "CLIPMLP")
 
 FULL = "Full"
-ELEMENTS: dict[str, str] = {
-    "CrossAttention": ".attn2.",
-    "SelfAttention": ".attn1.",
+ELEMENTS: dict[str, tuple[str, ...]] = {
+    "CrossAttention": (".attn2.",),
+    "CrossAttentionKV": (".attn2.to_k", ".attn2.to_v"),
+    "SelfAttention": (".attn1.",),
 }
-"""The part of a module's path that each element other than Full asks for."""
+"""Parts of a module's path, one of which each element other than Full asks for."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def find_targets(
             are not to be trained.
         family: sd1, sd2 or sdxl; decides how modules are named in the file.
         blocks: the chosen ones of the 26 block names; the text encoders are BASE.
-        element: Full, or CrossAttention or SelfAttention for only those layers of the UNet.
+        element: Full, or a name of `ELEMENTS` for only those layers of the UNet.
         convolutions: whether the network also trains convolutional blocks (Full only).
 
     Raises:
@@ -100,7 +101,7 @@ def _unet_targets(
         block = block_of(path)
         if block is None or block not in blocks:
             continue
-        if element != FULL and ELEMENTS[element] not in path:
+        if element != FULL and not any(part in path for part in ELEMENTS[element]):
             continue
         diffusers_name = group_name(UNET_PREFIX, path)
         ldm_name = group_name(UNET_PREFIX, ldm_unet_path(path, levels))

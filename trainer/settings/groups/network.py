@@ -172,10 +172,13 @@ class NetworkSettings:
     )
     element: str = parameter(
         "Full",
-        choices=("Full", "CrossAttention", "SelfAttention"),
+        choices=("Full", "CrossAttention", "CrossAttentionKV", "SelfAttention"),
         help="Layers of each block that are trained. Full: attention and feed-forward, the usual"
-        " choice. CrossAttention: only where text meets the picture. SelfAttention: only how the"
-        " picture hangs together, for styles and compositions.",
+        " choice. CrossAttention: only where text meets the picture. CrossAttentionKV: of these"
+        " only keys and values, so that the network can only change what the prompt means: what"
+        " one pair of pictures teaches then carries over to other pictures, whose shapes, places"
+        " and colours stay. SelfAttention: only how the picture hangs together, for styles and"
+        " compositions.",
         aliases=("network_element",),
     )
     network_precision: str = parameter(

@@ -85,8 +85,16 @@ class PictureMaskSettings(MaskWeightSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSettings(MaskWeightSettings):
-    """Which part of the pair counts."""
+    """How the two pictures are laid upon each other, and which part of them counts."""
 
+    placements: int = parameter(
+        1,
+        minimum=1,
+        maximum=1000,
+        help="How often each pair is learnt from: once as it is, and then moved and enlarged a"
+        " little in ever other ways, both pictures alike. 8 to 16 keep a single pair from being"
+        " learnt as a pattern at one place, so that the change carries over to other pictures.",
+    )
     size_mismatch: str = parameter(
         "stop",
         choices=("stop", "fit"),
