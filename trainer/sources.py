@@ -112,8 +112,8 @@ def _pairs(
     uses, masks = METHODS[settings.method].uses, settings[MaskSettings]
     pictures = settings[PictureSettings]
     if uses(PairSettings):
-        prompt = settings[PromptSettings].original_prompt.strip()
-        found = named_pairs(settings[PairSettings], pictures, masks, prompt)
+        prompts = prompt_lines(settings[PromptSettings].original_prompt)
+        found = named_pairs(settings[PairSettings], pictures, masks, prompts)
     else:
         data = settings[DataSettings]
         report = _noted(inspect(data, decode=decode), data, problems, warnings)

@@ -86,7 +86,7 @@ def test_named_pictures_that_are_missing_are_refused_by_field(tmp_path: Path) ->
     there = save(tmp_path / "a.png")
     pair = PairSettings(original_image=f"{there}\nno.png", target_image=f'neither.png\n"{there}"')
     with pytest.raises(BadInput) as caught:
-        named_pairs(pair, data(tmp_path), NO_MASK, "")
+        named_pairs(pair, data(tmp_path), NO_MASK, [""])
     found = [(problem.where, problem.what) for problem in caught.value.problems]
     assert found == [
         ("original_image", "there is no picture no.png"),
@@ -98,10 +98,22 @@ def test_named_pairs_are_captioned_by_trigger_and_prompt(tmp_path: Path) -> None
     there = str(save(tmp_path / "a.png"))
     pair = PairSettings(original_image=there, target_image=there)
     pictures = data(tmp_path, trigger_word="ohwx")
-    (found,) = named_pairs(pair, pictures, NO_MASK, "a cat")
+    (found,) = named_pairs(pair, pictures, NO_MASK, ["a cat"])
     assert found.original.caption == "ohwx, a cat"
-    (found,) = named_pairs(pair, pictures, NO_MASK, "")
+    (found,) = named_pairs(pair, pictures, NO_MASK, [""])
     assert found.original.caption == "ohwx"
+
+
+def test_several_prompts_take_turns_over_the_placements(tmp_path: Path) -> None:
+    there = str(save(tmp_path / "a.png"))
+    pair = PairSettings(original_image=there, target_image=there)
+    named = named_pairs(pair, data(tmp_path), NO_MASK, ["a", "b", "c"])
+    for placements, captions in ((1, "abc"), (5, "abcab")):
+        found = pair_views(named, data(tmp_path), placements)
+        assert [one.original.image.caption for one in found] == list(captions)
+        assert len({one.original.shift for one in found}) == len(captions)
+    (back,) = reverted(named, DirectionSettings(revert=True))
+    assert back.captions == ("a", "b", "c")
 
 
 def test_reverting_exchanges_the_pictures_but_not_the_caption(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ class Pair:
     original: TrainingImage
     target: TrainingImage
     drawn_mask: Path | None = None
+    captions: tuple[str, ...] = ()
+    """Under which it is learnt in turn; empty: under the original's own."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,17 @@ class PairView:
 
 
 def named_pairs(
-    pair: PairSettings, pictures: PictureSettings, masks: MaskSettings, prompt: str
+    pair: PairSettings, pictures: PictureSettings, masks: MaskSettings, prompts: Sequence[str]
 ) -> list[Pair]:
-    """The pairs that two fields name, all under one prompt.
+    """The pairs that two fields name, each under all prompts in turn.
 
     Raises:
         BadInput: with every file that cannot be read and every pair that does not fit.
     """
     problems: list[Problem] = []
-    caption = with_trigger(pictures.trigger_word, prompt)
+    captions = tuple(with_trigger(pictures.trigger_word, prompt) for prompt in prompts)
     originals, targets = (
-        [_image(where, line, caption, problems) for line in picture_lines(text)]
+        [_image(where, line, captions[0], problems) for line in picture_lines(text)]
         for where, text in (
             ("original_image", pair.original_image),
             ("target_image", pair.target_image),
@@ -64,7 +66,9 @@ def named_pairs(
     )
     if problems:
         raise BadInput(problems)
-    found = [Pair(a, b) for a, b in zip(originals, targets, strict=True) if a and b]
+    found = [
+        Pair(a, b, captions=captions) for a, b in zip(originals, targets, strict=True) if a and b
+    ]
     return _checked(found, masks)
 
 
@@ -115,6 +119,7 @@ def reverted(pairs: Sequence[Pair], direction: DirectionSettings) -> list[Pair]:
             TrainingImage(pair.target.path, pair.original.caption, pair.target.size_px),
             pair.original,
             pair.drawn_mask,
+            pair.captions,
         )
         for pair in pairs
     ]
@@ -127,7 +132,7 @@ def pair_views(
 
     Args:
         placements: how often each comes: as it is, and then moved and enlarged in ever other
-            ways, both pictures of the pair alike.
+            ways, both pictures of the pair alike; at least as often as it has captions.
 
     Raises:
         BadInput: with every picture that fits no frame, and bad settings of the frames.
@@ -136,8 +141,10 @@ def pair_views(
     found = []
     for view in views([pair.original for pair in pairs], pictures):
         pair = by_path[view.image.path]
-        for shift in _shifts(placements):
-            before = replace(view, shift=shift)
+        captions = pair.captions or (pair.original.caption,)
+        for number, shift in enumerate(_shifts(max(placements, len(captions)))):
+            image = replace(pair.original, caption=captions[number % len(captions)])
+            before = replace(view, image=image, shift=shift)
             target = replace(before, image=pair.target)
             found.append(PairView(before, target, pair.drawn_mask))
     return found
@@ -216,8 +223,7 @@ def _checked(pairs: list[Pair], masks: MaskSettings) -> list[Pair]:
     if not files:
         return pairs
     return [
-        Pair(pair.original, pair.target, files[number % len(files)])
-        for number, pair in enumerate(pairs)
+        replace(pair, drawn_mask=files[number % len(files)]) for number, pair in enumerate(pairs)
     ]
 
 

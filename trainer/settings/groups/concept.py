@@ -28,7 +28,9 @@ class PromptSettings(LengthSettings):
         multiline=True,
         help="iLECO: the concept to change, in the webui's prompt syntax, (emphasis:1.2) and BREAK"
         " included; several concepts, one a line, are changed in one training. Difference and"
-        " ADDifT: the prompt that the pictures are trained under, usually empty.",
+        " ADDifT: what a prompt would say of the picture before the change. Several, one a line,"
+        " of other subjects than the picture's, are used in turn, so that the change is not tied to"
+        " one of them.",
         aliases=("original prompt",),
         section="what",
         picks="prompt",
