@@ -145,7 +145,7 @@ def batch_of_masks(
 
 def cells_of_file(mask: Path, view: View) -> Tensor:
     """A black and white picture, cut like the view of another: float32 [1, h/8, w/8] in 0..1."""
-    own = View(TrainingImage(mask, "", read_size(mask)), view.frame_px, view.mirrored)
+    own = replace(view, image=TrainingImage(mask, "", read_size(mask)))
     grey = cut(read_picture(mask).rgb.convert("L"), own)
     return mean_of_cells(torch.from_numpy(grey)[None].float() / 255)
 
