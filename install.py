@@ -150,6 +150,13 @@ TEST_REQUIREMENTS = (
     "mypy==2.4.1",
     "import-linter>=2.1,<3",
     "peft==0.13.2",
+    "prodigyopt==1.1.2",
+    "lion-pytorch==0.2.5",
+    "schedulefree==1.4.1",
+    "dadaptation==3.2",
+    "came-pytorch==0.1.3",
+    "adam-mini==1.1.1",
+    "pytorch_optimizer==4.1.0",
     "accelerate==0.31.0",
     "selenium>=4.20,<5",
 )

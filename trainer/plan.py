@@ -17,7 +17,7 @@ from .errors import BadInput, Problem
 from .hosts.protocol import Host
 from .models.families import BY_TITLE, Family
 from .networks import kohya
-from .optim.optimizers import check_optimizer
+from .optim.optimizers import check_optimizer, warnings_of
 from .optim.schedules import check_schedule
 from .paths import user_path
 from .settings.groups import (
@@ -94,6 +94,7 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
     for rates in dict.fromkeys((settings[OptimizerSettings], last[OptimizerSettings])):
         collect(lambda rates=rates: check_optimizer(rates))  # type: ignore[misc]
         collect(lambda rates=rates: check_schedule(rates))  # type: ignore[misc]
+        warnings += warnings_of(rates)
     problems += long_prompts(settings)
     pictures = find_pictures(settings, decode_pictures, problems, warnings)
     samples = pictures.views

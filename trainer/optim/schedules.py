@@ -172,7 +172,8 @@ class Schedule:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken; the settings must be the same."""
         for group, rate in zip(self._optimizer.param_groups, self._full, strict=True):
-            group["lr"] = group["initial_lr"] = rate
+            group["lr"] = rate
+            group.pop("initial_lr", None)  # the library notes it anew
         self._begin()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that no step of the optimizer came before
