@@ -17,6 +17,7 @@ from typing import Protocol
 
 import torch
 
+from .caches import Caches
 from .control import Control, Request
 from .csv_log import CsvLog
 from .data.batches import BatchOrder, LatentDataset
@@ -29,7 +30,13 @@ from .hosts.protocol import Host
 from .loop import Loop, LossFunction, Outcome
 from .models.model import DTYPES, DiffusionModel
 from .models.prompts import split, truncated
-from .models.text import CHUNK_TOKENS, Conditioning, ConditioningCache, EncodesAhead
+from .models.text import (
+    CHUNK_TOKENS,
+    Conditioning,
+    ConditioningCache,
+    EncodesAhead,
+    KnownConditionings,
+)
 from .networks import kohya
 from .networks.build import build_network, parameter_groups
 from .networks.metadata import build_metadata
@@ -40,6 +47,7 @@ from .plan import Plan
 from .run_facts import run_facts
 from .settings.checks import prompt_lines
 from .settings.groups import (
+    CacheSettings,
     CaptionSettings,
     MaskSettings,
     NetworkSettings,
@@ -58,6 +66,8 @@ from .training_data import PairData, PictureData, TrainingData
 VAE_BATCH_SIZE = 4
 RESCUED = "rescued"
 """Folder among the logs for results whose own folder cannot be written to."""
+CAPTIONS_AT_ONCE = 256
+"""Captions between two looks at whether the user has stopped the job."""
 BATCHES_AHEAD = 32
 """Varied captions of so many batches are encoded together."""
 
@@ -107,6 +117,12 @@ class Session:
         self.beginning = beginning or Beginning(seed, secrets.randbits(32), time.time())
         self.seed = self.beginning.seed
         self.generator = torch.Generator(model.device).manual_seed(self.seed)
+        self.caches = Caches(
+            settings.get(CacheSettings),
+            host.log_dir / "cache",
+            model,
+            lambda text: self.sink(Notice(text)),
+        )
         self.networks_made = 0
         self.recorder: Recorder | None = None
         """Saves states and begins at one; shared by the passes of a method."""
@@ -135,7 +151,7 @@ class Session:
             self.plan.views,
             self.model.encode_pixels,
             encode_batch_size=VAE_BATCH_SIZE,
-            device=self.model.device,
+            latents=self.caches.latents(self.plan.views),
             unreadable=self.settings[PictureSettings].unreadable,
             progress=self._encoded,
         )
@@ -175,7 +191,7 @@ class Session:
             views,
             self.model.encode_pixels,
             encode_batch_size=VAE_BATCH_SIZE,
-            device=self.model.device,
+            latents=self.caches.latents(views),
             progress=self._encoded,
         )
         batch_size = self.settings[TrainingSettings].batch_size
@@ -232,12 +248,18 @@ class Session:
         self, prompts: Sequence[str], *, webui_syntax: bool = False
     ) -> ConditioningCache:
         """Encodes captions with the model as it is now, each once."""
-        cache = self._conditioning_cache(webui_syntax=webui_syntax)
-        self.sink(PhaseStarted("Encoding captions"))
-        cache.prepare(prompts)
+        known = self.caches.conditionings(prompts, webui_syntax=webui_syntax)
+        cache = self._conditioning_cache(known, webui_syntax=webui_syntax)
+        self.sink(PhaseStarted("Encoding captions", len(prompts)))
+        for first in range(0, len(prompts), CAPTIONS_AT_ONCE):
+            self.check_stopped()
+            cache.prepare(prompts[first : first + CAPTIONS_AT_ONCE])
+            self.sink(PhaseProgress(min(first + CAPTIONS_AT_ONCE, len(prompts))))
         return cache
 
-    def _conditioning_cache(self, *, webui_syntax: bool) -> ConditioningCache:
+    def _conditioning_cache(
+        self, known: KnownConditionings | None = None, *, webui_syntax: bool
+    ) -> ConditioningCache:
         tokens = self.model.prompts.tokens
 
         def windows(prompt: str) -> int:
@@ -247,7 +269,7 @@ class Session:
 
         model = self.model
         encode = model.encode_weighted if webui_syntax else model.encode_prompts
-        return ConditioningCache(encode, windows=windows)
+        return ConditioningCache(encode, windows=windows, known=known)
 
     def check_stopped(self) -> None:
         """To be called between parts of long preparations.
@@ -308,6 +330,7 @@ class Session:
             NotANumber: when the loss is no number; what was saved before stays.
             Stopped: the user ended the job before the first step.
         """
+        self.caches.prune()
         loop = self.new_loop(network)
         saving = saving or Saving(self.plan.output_file, self.plan.save_points)
         watch = self.watch if saving.file == self.plan.output_file else None

@@ -265,6 +265,7 @@ FREE_TO_CHANGE = frozenset(
     {
         *("sample_prompts", "sample_every_steps", "sample_seed"),
         *("sample_denoise_steps", "sample_guidance"),
+        *("cache_memory_mb", "cache_disk_mb", "cache_folder"),
         *("name", "overwrite", "save_every_steps", "save_every_epochs", "save_precision"),
         *(
             "log_csv",

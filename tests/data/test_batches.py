@@ -117,10 +117,10 @@ def test_progress_may_stop_the_work(samples: list[View]) -> None:
     assert len(calls) == 1
 
 
-def test_dtype_and_gradient(samples: list[View]) -> None:
+def test_latents_are_float32_without_gradient(samples: list[View]) -> None:
     weight = torch.ones((), requires_grad=True)
-    dataset = LatentDataset(samples, lambda pixels: shrink(pixels) * weight, dtype=torch.float16)
-    assert dataset.batch([0]).latents.dtype == torch.float16
+    dataset = LatentDataset(samples, lambda pixels: (shrink(pixels) * weight).bfloat16())
+    assert dataset.batch([0]).latents.dtype == torch.float32
     assert not dataset.batch([0]).latents.requires_grad
 
 
@@ -143,9 +143,9 @@ def test_nan_of_the_vae_is_named(samples: list[View]) -> None:
     assert "0.png" in problem.what
 
 
-def test_overflow_of_the_kept_precision_is_named(samples: list[View]) -> None:
+def test_overflow_of_the_vaes_precision_is_named(samples: list[View]) -> None:
     with pytest.raises(BadInput, match="NaN or infinity"):
-        LatentDataset(samples, lambda pixels: shrink(pixels) * 1e6, dtype=torch.float16)
+        LatentDataset(samples, lambda pixels: shrink(pixels).half() * 1e6)
 
 
 def test_all_damaged_pictures_are_named_before_training(samples: list[View]) -> None:

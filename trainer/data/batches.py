@@ -1,4 +1,4 @@
-"""Latents of all views, encoded once and held in memory, and the order of training on them."""
+"""Latents of all views, encoded once, and the order of training on them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import BadInput, Problem
 from .images import read_picture
+from .latents import Latents, LatentsInMemory
 from .parallel import map_in_order
 from .views import Framing, View, cut_all, to_tensor
 
@@ -56,8 +57,7 @@ class LatentDataset:
         views: the samples; equal views share their latent.
         encode: the VAE's encoder.  It gets views of one frame, at most `encode_batch_size`.
         encode_batch_size: how many views are encoded at once.
-        dtype: of the latents that are kept.
-        device: on which the latents are kept.
+        latents: where they are kept; what lies there already is not encoded.  None: in memory.
         unreadable: "stop", or "skip" to leave out pictures that cannot be decoded, with a line in
             the log that names each.
         progress: is told after each batch of the encoder; may raise in order to stop.
@@ -73,32 +73,35 @@ class LatentDataset:
         encode: Encode,
         *,
         encode_batch_size: int = 4,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        latents: Latents | None = None,
         unreadable: str = "stop",
         progress: Progress | None = None,
     ) -> None:
-        encoder = _Encoder(encode, encode_batch_size, dtype, device)
-        total = len(set(views))
+        self._latents: Latents = LatentsInMemory() if latents is None else latents
+        encoder = _Encoder(encode, encode_batch_size, self._latents)
+        distinct = list(dict.fromkeys(views))
+        missing = [view for view in distinct if view not in self._latents]
+        total, known = len(distinct), len(distinct) - len(missing)
         problems: list[Problem] = []
-        with contextlib.closing(map_in_order(_decode, _by_picture(views))) as decoded:
+        with contextlib.closing(map_in_order(_decode, _by_picture(missing))) as decoded:
             for found in decoded:
                 if isinstance(found, tuple):
                     problems += found
                 elif not problems or unreadable == "skip":
                     for view, pixels in found.items():
                         if encoder.add(view, pixels) and progress is not None:
-                            progress(len(encoder.latents), total)
-        if problems and (unreadable != "skip" or not encoder.has_any):
+                            progress(known + encoder.done, total)
+        if problems and (unreadable != "skip" or not (known or encoder.has_any)):
             raise BadInput(problems)
         for problem in problems:
             logger.warning("Left out: %s", problem)
         encoder.finish()
         if progress is not None:
             progress(total, total)
-        self.views = tuple(view for view in views if view in encoder.latents)
+        self._latents.finish()
+        left_out = {view for view in missing if view not in self._latents} if problems else set()
+        self.views = tuple(view for view in views if view not in left_out)
         """The samples, without those left out."""
-        self._latents = [encoder.latents[view] for view in self.views]
 
     def __len__(self) -> int:
         return len(self.views)
@@ -117,7 +120,7 @@ class LatentDataset:
         """The samples of these indices, which must share one frame."""
         views = [self.views[index] for index in indices]
         return Batch(
-            torch.stack([self._latents[index] for index in indices]),
+            torch.stack([self._latents.get(view) for view in views]),
             tuple(view.image.caption for view in views),
             tuple(indices),
             tuple(view.framing for view in views),
@@ -230,19 +233,17 @@ def _shuffled(items: Sequence[Item], draw: random.Random) -> list[Item]:
 class _Encoder:
     """Collects views by frame and encodes a batch whenever a frame has enough of them."""
 
-    def __init__(
-        self, encode: Encode, batch_size: int, dtype: torch.dtype, device: torch.device | str
-    ) -> None:
-        self.latents: dict[View, Tensor] = {}
+    def __init__(self, encode: Encode, batch_size: int, latents: Latents) -> None:
+        self.done = 0
+        """Views that were encoded."""
+        self._latents = latents
         self._encode = encode
         self._batch_size = batch_size
-        self._dtype = dtype
-        self._device = device
         self._waiting: dict[Size, dict[View, NDArray[np.uint8]]] = defaultdict(dict)
 
     @property
     def has_any(self) -> bool:
-        return bool(self.latents) or any(self._waiting.values())
+        return bool(self.done) or any(self._waiting.values())
 
     def add(self, view: View, pixels: NDArray[np.uint8]) -> bool:
         """Takes one view; whether a batch was encoded."""
@@ -263,8 +264,7 @@ class _Encoder:
             return
         pixels = to_tensor(np.stack(list(waiting.values())))
         with torch.no_grad():
-            # copied, because an encoder may hand out inference tensors, which cannot be trained on
-            latents = self._encode(pixels).to(self._device, self._dtype, copy=True)
+            latents = self._encode(pixels)
         if latents.shape[0] != len(waiting):
             raise ValueError(
                 f"{len(waiting)} pictures were encoded into {latents.shape[0]} latents"
@@ -273,7 +273,9 @@ class _Encoder:
             names = ", ".join(str(view.image.path) for view in waiting)
             what = f"the VAE gives NaN or infinity for {names}"
             raise BadInput([Problem("vae_precision", what, "use fp32 or bf16")])
-        self.latents.update(zip(waiting, latents, strict=True))
+        with torch.no_grad():
+            self._latents.put(list(waiting), latents)
+        self.done += len(waiting)
 
 
 def _by_picture(views: Sequence[View]) -> list[list[View]]:

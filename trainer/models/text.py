@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -181,6 +181,23 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
     return ids
 
 
+class KnownConditionings(Protocol):
+    """Where conditionings of single prompts are kept."""
+
+    def __contains__(self, prompt: object) -> bool: ...
+    def __setitem__(self, prompt: str, one: Conditioning) -> None: ...
+    def __getitem__(self, prompt: str) -> Conditioning: ...
+    def finish(self) -> None:
+        """Nothing more is put for now."""
+
+
+class ConditioningsInMemory(dict[str, Conditioning]):
+    """On the device on which they were encoded."""
+
+    def finish(self) -> None:
+        """See `KnownConditionings.finish`."""
+
+
 class ConditioningCache:
     """Conditionings of prompts that are used again and again by frozen text encoders."""
 
@@ -190,26 +207,35 @@ class ConditioningCache:
         batch_size: int = 16,
         *,
         windows: Callable[[str], int] = lambda prompt: 1,
+        known: KnownConditionings | None = None,
     ) -> None:
-        """Args: windows: of a prompt; only equally long ones are encoded together, because an
-        encoder fills up the shorter ones of a batch, and a prompt would keep what it was given.
+        """Makes a cache that encodes nothing yet.
+
+        Args:
+            encode: prompts to their conditioning.
+            batch_size: how many are encoded together.
+            windows: of a prompt; only equally long ones are encoded together, because an encoder
+                fills up the shorter ones of a batch, and a prompt would keep what it was given.
+            known: where they are kept; what lies there already is not encoded.  None: in memory.
         """
         self._encode = encode
         self._windows = windows
         self._batch_size = batch_size
-        self._known: dict[str, Conditioning] = {}
+        self._known: KnownConditionings = ConditioningsInMemory() if known is None else known
 
     @torch.no_grad()
     def prepare(self, prompts: Iterable[str]) -> None:
         """Encodes what is not known yet, and the empty prompt that shorter ones are filled with."""
         new = [p for p in dict.fromkeys(("", *prompts)) if p not in self._known]
-        for _, alike in groupby(sorted(new, key=self._windows), self._windows):
+        lengths = {prompt: self._windows(prompt) for prompt in new}
+        for _, alike in groupby(sorted(new, key=lengths.__getitem__), lengths.__getitem__):
             prompts = list(alike)
             for first in range(0, len(prompts), self._batch_size):
                 part = prompts[first : first + self._batch_size]
                 encoded = self._encode(part)
                 for number, prompt in enumerate(part):
                     self._known[prompt] = encoded[number : number + 1]
+        self._known.finish()
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """The prompts' conditioning; shorter ones are filled up with empty windows."""

@@ -32,6 +32,7 @@ TITLES: Mapping[str, str] = {
     "optimizer": "Optimizer and learning rate",
     "loss": "Loss and noise levels",
     "noise": "Kind of noise",
+    "cache": "Keeping what is encoded",
     "output": "Saving",
     "samples": "Pictures while it trains",
 }

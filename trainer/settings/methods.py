@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .groups import (
+    CacheSettings,
     CaptionSettings,
     ConceptPoolSettings,
     ConceptSettings,
@@ -68,6 +69,7 @@ METHODS: dict[str, MethodInfo] = {
             DataSettings,
             CaptionSettings,
             PictureMaskSettings,
+            CacheSettings,
             PriorSettings,
             PoolSettings,
             NoiseSettings,
@@ -101,6 +103,7 @@ METHODS: dict[str, MethodInfo] = {
             PairSettings,
             PictureSettings,
             MaskSettings,
+            CacheSettings,
             CopierSettings,
             NoiseSettings,
             *LEARNING,
@@ -119,6 +122,7 @@ METHODS: dict[str, MethodInfo] = {
             PairSettings,
             PictureSettings,
             MaskSettings,
+            CacheSettings,
             DirectionSettings,
             *LEARNING,
             *RESULT,
@@ -134,6 +138,7 @@ METHODS: dict[str, MethodInfo] = {
             DataSettings,
             SuffixSettings,
             MaskSettings,
+            CacheSettings,
             DirectionSettings,
             *LEARNING,
             *RESULT,

@@ -6,6 +6,7 @@ build on another: it then has that one's parameters too.
 
 from __future__ import annotations
 
+from .cache import CacheSettings
 from .captions import CaptionSettings, LengthSettings
 from .concept import ConceptSettings, PromptSettings
 from .data import DataSettings, PictureSettings, SizeSettings
@@ -31,6 +32,7 @@ from .training import TrainingSettings
 __all__ = [
     "BLOCKS",
     "GROUPS",
+    "CacheSettings",
     "CaptionSettings",
     "ConceptPoolSettings",
     "ConceptSettings",
@@ -84,6 +86,7 @@ GROUPS: dict[str, type] = {
     "optimizer": OptimizerSettings,
     "loss": LossSettings,
     "noise": NoiseSettings,
+    "cache": CacheSettings,
     "output": OutputSettings,
     "samples": SampleSettings,
 }

@@ -1,0 +1,86 @@
+"""Latents on disk: a second run encodes nothing, and what changed is encoded again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trainer.data.batches import LatentDataset
+from trainer.data.folder import TrainingImage
+from trainer.data.latents import LatentsOnDisk, size_mb
+from trainer.data.tensor_store import TensorStore
+from trainer.data.views import View
+
+COUNT = 300
+
+
+class Counting:
+    """An encoder that counts what it encodes."""
+
+    def __init__(self) -> None:
+        self.pictures = 0
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        self.pictures += len(pixels)
+        return torch.nn.functional.avg_pool2d(pixels, 8)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[View]:
+    folder = tmp_path_factory.mktemp("pictures")
+    views = []
+    for number in range(COUNT):
+        path = folder / f"{number}.png"
+        Image.new("RGB", (16, 16), (number % 256, number // 256, 7)).save(path)
+        views.append(View(TrainingImage(path, "", (16, 16)), (16, 16), number % 2 == 1))
+    return views
+
+
+def encoded(views: list[View], folder: Path, encoder: str = "vae") -> tuple[LatentDataset, int]:
+    """The dataset with a cache of small files, and how many pictures were encoded for it."""
+    count = Counting()
+    store = TensorStore(folder, file_mb=0.001)
+    dataset = LatentDataset(views, count, latents=LatentsOnDisk(store, encoder))
+    return dataset, count.pictures
+
+
+def test_a_second_run_encodes_nothing_and_has_the_same_latents(samples, tmp_path) -> None:
+    first, encoded_first = encoded(samples, tmp_path)
+    second, encoded_second = encoded(samples, tmp_path)
+    assert (encoded_first, encoded_second) == (COUNT, 0)
+    wanted = LatentDataset(samples, Counting())
+    for indices in ((0, 1, 2), (299, 7), (150,)):
+        for dataset in (first, second):
+            assert torch.equal(dataset.batch(indices).latents, wanted.batch(indices).latents)
+
+
+def test_what_changed_is_encoded_again(samples, tmp_path) -> None:
+    encoded(samples, tmp_path)
+    path = samples[5].image.path
+    Image.new("RGB", (16, 16), (1, 2, 3)).save(path)
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 1_000_000_000))
+    assert encoded(samples, tmp_path)[1] == 1
+    assert encoded([*samples, View(samples[0].image, (8, 16))], tmp_path)[1] == 1
+    assert encoded([*samples, View(samples[0].image, (16, 16), True)], tmp_path)[1] == 1
+    assert encoded(samples, tmp_path, "another vae")[1] == COUNT
+
+
+def test_a_damaged_file_costs_only_what_it_held(samples, tmp_path) -> None:
+    encoded(samples, tmp_path)
+    files = sorted(tmp_path.iterdir())
+    files[0].write_bytes(files[0].read_bytes()[:-1])
+    dataset, again = encoded(samples, tmp_path)
+    assert 0 < again < COUNT / 2
+    assert torch.equal(
+        dataset.batch([0]).latents, LatentDataset(samples[:1], Counting()).batch([0]).latents
+    )
+
+
+def test_size_is_that_of_distinct_views(samples) -> None:
+    # 2 x 2 cells of 4 channels of 4 bytes each
+    assert size_mb([*samples, *samples]) == pytest.approx(COUNT * 64 / 2**20)
