@@ -17,6 +17,12 @@ from .network import Network
 from .sizes import Sizes
 from .targets import find_targets
 
+TRAINED_IN = {**DTYPES, "fp16": torch.float32}
+"""The dtype of the weights by network_precision.  float16 is for computing only: updates are
+smaller than its steps, and their squares, which optimizers gather, smaller than its least number.
+
+Source: Micikevicius et al. 2018, "Mixed Precision Training", section 3.1.
+"""
 FAST = "_fast"
 """Ends the name of a group of weights that LoRA+ gives a higher learning rate."""
 
@@ -54,7 +60,7 @@ def build_network(
         wanted.network,
         sizes_of(wanted),
         dropout=Dropout(wanted.network_dropout, wanted.rank_dropout, wanted.module_dropout),
-        dtype=DTYPES[wanted.network_precision],
+        dtype=TRAINED_IN[wanted.network_precision],
         device=device,
         generator=generator,
     )

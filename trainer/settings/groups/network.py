@@ -185,7 +185,9 @@ class NetworkSettings:
         "fp32",
         choices=("fp32", "bf16", "fp16"),
         help="Precision of the network's weights while it is trained. fp32 is the safe choice and"
-        " costs little, because the network is small.",
+        " costs little, because the network is small. bf16 halves that, and rounds small changes"
+        " away. fp16 keeps the weights in fp32, because changes are too small for it, and computes"
+        " with them in fp16 where the model does.",
         aliases=("train_lora_precision",),
     )
     resume_from: str = parameter(
