@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from trainer.demo.pair_tasks import hole, is_holed, is_whole
 from trainer.demo.quality import as_json, baselines, measure, table
-from trainer.demo.tasks import TASKS, blueness, is_plain, is_striped, shows, stripes
+from trainer.demo.task import blueness, is_plain, shows
+from trainer.demo.tasks import TASKS
 from trainer.demo.world import COLOURS, Scene, draw
 from trainer.settings.schema import parse
 
@@ -31,12 +33,15 @@ def test_the_checks_tell_right_from_wrong_on_drawn_pictures() -> None:
     plain, striped = draw(scene), draw(dataclasses.replace(scene, striped=True))
     assert shows(scene)(plain)
     assert not shows(dataclasses.replace(scene, colour="red"))(plain)
-    assert is_striped(scene)(striped)
-    assert not is_striped(scene)(plain)
+    holed = draw(dataclasses.replace(scene, holed=True))
+    assert is_holed(scene)(holed)
+    assert not is_holed(scene)(plain)
+    assert is_whole(scene)(plain)
+    assert not is_whole(scene)(holed)
     assert is_plain(scene)(plain)
     assert not is_plain(scene)(striped)
     assert not is_plain(dataclasses.replace(scene, shape="heart"))(plain)
-    assert stripes(striped) > stripes(plain)
+    assert hole(holed) > hole(plain)
     levels = {colour: blueness(draw(Scene("square", colour, "white"))) for colour in COLOURS}
     assert max(levels, key=lambda colour: levels[colour]) == "blue"
     assert min(levels, key=lambda colour: levels[colour]) in ("red", "orange")

@@ -11,8 +11,6 @@ import json
 import time
 from pathlib import Path
 
-from PIL import Image
-
 from ..cli import show_progress
 from ..control import Control
 from ..evaluate.draw import contact_sheet
@@ -22,7 +20,9 @@ from ..run import run_job
 from .checkpoint import CHECKPOINT
 from .drawing import drawing
 from .examples import EXAMPLES, Example
+from .sheet import Band, enlarged, overview
 
+SHEET = "all.png"
 STRENGTHS_SHOWN = (0.0, 0.5, 1.0)
 """A row each of the contact sheet."""
 
@@ -36,13 +36,20 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     host = StandaloneHost(CHECKPOINT.parent, out)
     chosen = [options.only] if options.only else list(EXAMPLES)
-    report = {name: demonstrate(EXAMPLES[name], host, out) for name in chosen}
-    (out / "report.json").write_text(json.dumps(report, indent=2), "utf-8")
-    print(f"\nThe pictures and {out / 'report.json'} show what was learnt.")
+    report: dict[str, dict[str, object]] = {}
+    bands = []
+    for name in chosen:
+        report[name], band = demonstrate(EXAMPLES[name], host, out)
+        bands.append(band)
+        (out / "report.json").write_text(json.dumps(report, indent=2), "utf-8")
+        overview(bands).save(out / SHEET)
+    print(f"\n{out / SHEET} shows what was learnt, {out / 'report.json'} says it in numbers.")
 
 
-def demonstrate(example: Example, host: StandaloneHost, out: Path) -> dict[str, object]:
-    """Trains one example, writes its contact sheet, and returns its row of the report."""
+def demonstrate(
+    example: Example, host: StandaloneHost, out: Path
+) -> tuple[dict[str, object], Band]:
+    """Trains one example, writes its contact sheet; gives its rows of the report and the sheet."""
     print(f"\n{example.title}")
     settings = example.prepare(out)
     started = time.monotonic()
@@ -50,7 +57,7 @@ def demonstrate(example: Example, host: StandaloneHost, out: Path) -> dict[str, 
         outcome = run_job(settings, host, control=Control(), sink=sink)
     seconds = time.monotonic() - started
     file = out / f"{example.name}.safetensors"
-    with drawing(host, settings, file) as draw:
+    with drawing(host, settings.for_second_pass(), file) as draw:
         learnt = effect(draw, example.held_out)
         lost = collateral(draw, example.unrelated)
         prompts = [case.prompt for case in example.shown]
@@ -63,7 +70,7 @@ def demonstrate(example: Example, host: StandaloneHost, out: Path) -> dict[str, 
     print(f"collateral  {lost.share:.1%} of {lost.count} unrelated prompts are lost")
     print(f"time        {seconds:.0f} s for {outcome.steps} steps")
     print(f"pictures    {sheet}: a row each before, at strength 0.5, at strength 1")
-    return {
+    row: dict[str, object] = {
         "effect": learnt.share,
         "effect_before": learnt.before,
         "collateral": lost.share,
@@ -72,11 +79,9 @@ def demonstrate(example: Example, host: StandaloneHost, out: Path) -> dict[str, 
         "file": str(file),
         "sheet": str(sheet),
     }
-
-
-def enlarged(sheet: Image.Image) -> Image.Image:
-    """Twice as large, so that 64 pixels can be looked at."""
-    return sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST)
+    scores = f"effect {learnt.share:.0%}, before {learnt.before:.0%}, lost {lost.share:.1%}"
+    shown = "  |  rows: before, at strength 0.5, at strength 1"
+    return row, Band((example.title, scores + f", {seconds:.0f} s" + shown), tuple(rows))
 
 
 if __name__ == "__main__":

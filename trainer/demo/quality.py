@@ -24,7 +24,7 @@ from ..plan import make_plan
 from ..session import Session
 from ..settings.groups import ModelSettings, TrainingSettings
 from ..settings.schema import JobSettings, parse
-from .tasks import PICTURES_PX, Task
+from .task import PICTURES_PX, Task
 
 BASELINES = Path(__file__).resolve().parents[2] / "tests" / "baselines"
 CASES_ON_THE_WAY = 32
