@@ -26,13 +26,14 @@ def run_facts(
 ) -> RunFacts:
     """The facts at this moment of the run; `data` where it trains on pictures."""
     model = session.model
-    folders, errors = [], [0.0]
+    folders, errors, regularising = [], [0.0], 0
     resolution_px = session.settings[SizeSettings].image_size_px
     if data is not None:
         captions = [image.caption for image in session.plan.images]
         repeats = session.settings[PictureSettings].repeats
         folders = [folder_facts(session.plan.folder_name, captions, repeats)]
         errors = [_ratio_error(view) for view in data.dataset.views]
+        regularising = sum(view.image.regularises for view in data.dataset.views)
     return RunFacts(
         family=model.family.name,
         predicts_velocity=model.schedule.prediction_type == "v_prediction",
@@ -49,6 +50,7 @@ def run_facts(
         seed=session.seed,
         folders=folders,
         buckets=session.plan.frames,
+        regularising=regularising,
         mean_ratio_error=sum(errors) / len(errors),
         steps=loop.step,
         epoch=loop.epoch,

@@ -251,3 +251,12 @@ def test_other_formats_are_mentioned(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "b.HEIC").touch()
     assert inspect(settings(tmp_path)).warnings == ("files of formats that are not read: 1 heic",)
+
+
+def test_lines_of_a_caption_are_joined_or_kept_to_draw_from(tmp_path: Path) -> None:
+    Image.new("RGB", (80, 64)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("one  line\n\n another ")
+    data = settings(tmp_path, trigger_word="ohwx")
+    for lines, caption in ((False, "ohwx, one line another"), (True, "ohwx, one line\nanother")):
+        (image,) = inspect(data, lines=lines).images
+        assert image.caption == caption

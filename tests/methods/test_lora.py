@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from trainer.control import Control
 from trainer.denoising import Denoising
+from trainer.errors import BadInput
 from trainer.events import Event, StepDone
 from trainer.holding import held_batches, held_count, held_prompts
 from trainer.hosts.standalone import StandaloneHost
@@ -85,6 +87,11 @@ def test_parts_of_one_shape_go_through_the_unet_together(session) -> None:
         both = denoising.errors(alike, held)
         assert asked == [4]
         alone = [denoising.errors(part)[0] for part in (alike, held)]
+        weighted = replace(alike, weights=torch.tensor([1.0, 0.25]))
+        errors = denoising.errors(weighted, held)
+        torch.testing.assert_close(errors[0], both[0] * torch.tensor([1.0, 0.25]))
+        torch.testing.assert_close(errors[1], both[1])
+        asked.clear()
         torch.testing.assert_close(both, alone, rtol=1e-4, atol=1e-8)
         for other in (pictures("other", 8, 12), pictures(words, 8, 8)):
             asked.clear()
@@ -111,6 +118,31 @@ def test_varied_captions_are_encoded_as_they_are_and_ahead(session) -> None:
         told = encode(captions).context
         torch.testing.assert_close(told, encode_prompts(list(captions)).context)
     assert len(asked) <= 4, "once an epoch and window, not once a batch"
+
+
+def test_captions_are_read_as_prompts_on_request(session, jobs) -> None:
+    folder = Path(str(jobs["lora"]["images"]))
+    for file in folder.glob("*.txt"):
+        file.write_text("a (red:1.5) hat")
+    for emphasis in (False, True):
+        one = session(caption_emphasis=emphasis, preserve_prompts="")
+        data = one.encode_images()
+        told = one.caption_encoder(data)(data.next().captions).context
+        encode = one.model.encode_weighted if emphasis else one.model.encode_prompts
+        with torch.no_grad():
+            wanted = encode(["a (red:1.5) hat"] * len(told)).context
+        torch.testing.assert_close(told, wanted)
+
+
+def test_long_captions_are_cut_with_a_warning_or_refused(session, jobs) -> None:
+    folder = Path(str(jobs["lora"]["images"]))
+    (folder / "1.txt").write_text(" ".join(["word"] * 30))
+    one = session(max_prompt_tokens=20)
+    assert any("1.png (30)" in warning for warning in one.plan.warnings)
+    captions = one.encode_images().captions
+    assert " ".join(["word"] * 20) in captions
+    with pytest.raises(BadInput, match="its caption has 30 tokens, and 20 are allowed"):
+        session(max_prompt_tokens=20, truncate_prompts=False)
 
 
 def test_held_predictions_move_less_than_without(run: Run, session) -> None:

@@ -124,6 +124,8 @@ class RunFacts:
     folders: Sequence[FolderFacts] = ()
     buckets: Mapping[tuple[int, int], int] = field(default_factory=dict)
     """How many training images, repeats included, lie in each frame."""
+    regularising: int = 0
+    """Samples of an epoch that show what must stay as it is."""
     mean_ratio_error: float = 0.0
     """Mean difference between an image's width / height and its frame's."""
     steps: int
@@ -336,6 +338,7 @@ def _data(settings: JobSettings, facts: RunFacts) -> Values:
     sides = [side for frame in facts.buckets for side in frame] or [height, width]
     values |= {
         "num_train_images": sum(folder.images * folder.repeats for folder in facts.folders),
+        "num_reg_images": facts.regularising,
         "tag_frequency": {folder.name: dict(folder.tags) for folder in facts.folders},
         "dataset_dirs": {
             folder.name: {"n_repeats": folder.repeats, "img_count": folder.images}
