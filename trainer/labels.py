@@ -258,6 +258,10 @@ class PoolBatches(Iterator[Samples]):
                 parts.append(pool.take(chosen))
         return joined(parts)
 
+    def skip(self) -> None:
+        """Leaves out the next batch."""
+        self._choose()
+
     def state(self) -> dict[str, int]:
         """Where it stands, for `restore`."""
         return {"batch": self._number}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .control import Control, Request
+from .distributed import Team
 from .errors import TrainyardError
 from .events import Sink, StepDone
 from .optim.optimizers import ParameterGroup, averaged, begin, end, new_optimizer
@@ -71,19 +72,25 @@ class Loop:
         *,
         compute_dtype: torch.dtype = torch.float32,
         steps_per_epoch: float = math.inf,
+        team: Team = Team(),  # noqa: B008
     ) -> None:
         """Makes optimizer and schedule.
 
         Args:
             compute_dtype: float16 switches loss scaling on.
             steps_per_epoch: optimizer updates in which the data are seen once.
+            team: the processes that share each step's batches.
 
         Raises:
-            BadInput: optimizer or schedule refuse their arguments.
+            BadInput: optimizer or schedule refuse their arguments, or the batches of a step
+                cannot be shared.
         """
         self.groups = tuple(group for group in groups if group.parameters)
         self.parameters = [p for group in self.groups for p in group.parameters]
         self.training = training
+        self.team = team
+        self.own_batches = team.share(training.gradient_accumulation_steps)
+        team.same_weights(self.parameters)
         self.steps_per_epoch = steps_per_epoch
         self.step = 0
         self.smoothed_loss = math.nan
@@ -122,7 +129,7 @@ class Loop:
         self._marks = [(self._started, self.step)]
         request = Request.CONTINUE
         while self.step < self.training.steps:
-            request = control.checkpoint()
+            request = self.team.agreed(control.checkpoint())
             if request is not Request.CONTINUE:
                 break
             loss = self.update(loss_of_next_batch)
@@ -155,10 +162,11 @@ class Loop:
         """One optimizer update; returns its mean loss, on the device.  `run` is made of these."""
         count = self.training.gradient_accumulation_steps
         total = torch.zeros((), device=self.parameters[0].device)
-        for _ in range(count):
+        for _ in range(self.own_batches):
             loss = loss_of_next_batch() / count
             self.scaler.scale(loss).backward()
             total += loss.detach()
+        total = self.team.sum_gradients(self.parameters, total)
         if self.training.max_grad_norm:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)

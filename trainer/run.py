@@ -49,7 +49,7 @@ def run_job(
     """
     sink(PhaseStarted("Checking the job"))
     output = settings[OutputSettings]
-    states = StateFolder(host.log_dir / "states" / output.name, output.keep_states)
+    states = StateFolder(state_folder(host, settings), output.keep_states)
     saved = states.newest() if resume else None
     if saved is not None:
         sink(Notice(f"Going on after step {saved.values['step']}"))
@@ -110,6 +110,11 @@ def _run(
         if CPU_OUT_OF_MEMORY not in str(error):
             raise
         raise OutOfMemory(out_of_memory(settings, error)) from None
+
+
+def state_folder(host: Host, settings: JobSettings) -> Path:
+    """Where the states of a job lie."""
+    return host.log_dir / "states" / settings[OutputSettings].name
 
 
 def _train(session: Session) -> Outcome:

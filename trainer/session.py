@@ -7,10 +7,11 @@ import functools
 import inspect
 import itertools
 import math
+import random
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -24,10 +25,12 @@ from .data.batches import BatchOrder, LatentDataset
 from .data.masks import load_masks
 from .data.pairs import load_mask
 from .data.variants import CaptionVariants
+from .distributed import current_team
 from .errors import BadInput, Problem, Stopped
 from .events import Notice, PhaseProgress, PhaseStarted, Saved, Sink, fan_out
 from .hosts.protocol import Host
 from .loop import Loop, LossFunction, Outcome
+from .memory import kept_memory
 from .models.model import DTYPES, DiffusionModel
 from .models.prompts import split, truncated
 from .models.text import (
@@ -124,6 +127,8 @@ class Session:
             lambda text: self.sink(Notice(text)),
         )
         self.networks_made = 0
+        self.passes: list[str] = []
+        """Titles of the passes begun; shared with `second_pass`."""
         self.recorder: Recorder | None = None
         """Saves states and begins at one; shared by the passes of a method."""
         self.watch: Watch | None = None
@@ -334,17 +339,14 @@ class Session:
         loop = self.new_loop(network)
         saving = saving or Saving(self.plan.output_file, self.plan.save_points)
         watch = self.watch if saving.file == self.plan.output_file else None
-        part = Part(network, loop, self.generator, order or (data.order if data else None))
+        order = order or (data.order if data else None)
+        self.passes.append(title)
+        part = Part(network, loop, self.generator, order)
         if self.recorder is not None and self.recorder.enter(part):
             return Outcome(self.settings[TrainingSettings].steps, math.nan, Request.CONTINUE)
 
         most = self.settings[NetworkSettings].scale_weight_norms
-        first = loop.step * self.settings[TrainingSettings].gradient_accumulation_steps
-        batches = itertools.count(first)
-
-        def loss_with_dropout() -> torch.Tensor:
-            network.draw_dropout(f"{self.seed}-{next(batches)}")
-            return loss_of_next_batch()
+        loss = self._own_share(network, loss_of_next_batch, loop, order)
 
         def after_step(step: int) -> None:
             if most:
@@ -362,9 +364,7 @@ class Session:
         model = self.model
         model.set_aside(model.vae, *(() if self.trains_text_encoder else model.text_encoders))
         with self.training_mode():
-            outcome = loop.run(
-                loss_with_dropout, control=self.control, sink=self.sink, after_step=after_step
-            )
+            outcome = loop.run(loss, control=self.control, sink=self.sink, after_step=after_step)
         if outcome.steps == 0:
             raise Stopped
         if self.recorder is not None and outcome.request is not Request.CONTINUE:
@@ -376,6 +376,40 @@ class Session:
         elif saving.at_end or outcome.request is Request.STOP_AND_SAVE:
             self._save(network, saving.file, loop, data, final=True)
         return outcome
+
+    def _own_share(
+        self,
+        network: Network,
+        loss_of_next_batch: LossFunction,
+        loop: Loop,
+        order: Positioned | None,
+    ) -> LossFunction:
+        """The loss of one batch out of as many as there are processes, which take one each.
+
+        What is random in a batch follows from the seed and the batch's number alone, so that it
+        does not matter which process takes it.
+        """
+        team, passed = loop.team, len(self.passes)
+        numbers = itertools.count(loop.step * loop.training.gradient_accumulation_steps)
+
+        def skip(count: int) -> None:
+            for _ in range(count):
+                next(numbers)
+                if order is not None:
+                    order.skip()
+
+        def loss_of_own_batch() -> torch.Tensor:
+            skip(team.rank)
+            number = next(numbers)
+            # a text seed is hashed with SHA-512, so that neighbouring batches share nothing
+            drawn = random.Random(f"{self.seed}/{passed}/{number}")
+            self.generator.manual_seed(drawn.getrandbits(32))
+            network.draw_dropout(f"{self.seed}-{number}")
+            loss = loss_of_next_batch()
+            skip(team.size - 1 - team.rank)
+            return loss
+
+        return loss_of_own_batch
 
     def new_loop(self, network: Network) -> Loop:
         """The loop over the network's parameters, by the settings.
@@ -390,13 +424,22 @@ class Session:
             rates,
             compute_dtype=self.model.compute_dtype,
             steps_per_epoch=self.plan.steps_per_epoch,
+            team=current_team(),
         )
 
-    def training_mode(self) -> AbstractContextManager[None]:
-        """Gradient checkpointing on, if it is set, for the length of a `with` block."""
-        if self.settings[TrainingSettings].gradient_checkpointing:
-            return _gradient_checkpointing(self.model)
-        return nullcontext()
+    @contextmanager
+    def training_mode(self) -> Iterator[None]:
+        """What makes a step cheap, for the length of a `with` block.
+
+        On a CPU the step's memory is kept for the next one; gradient checkpointing is on if it
+        is set.
+        """
+        with ExitStack() as stack:
+            if self.model.device.type == "cpu":
+                stack.enter_context(kept_memory())
+            if self.settings[TrainingSettings].gradient_checkpointing:
+                stack.enter_context(_gradient_checkpointing(self.model))
+            yield
 
     def _save(
         self, network: Network, path: Path, loop: Loop, data: TrainingData | None, *, final: bool

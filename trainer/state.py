@@ -40,6 +40,8 @@ class Positioned(Protocol):
 
     def state(self) -> dict[str, int]: ...
     def restore(self, state: Mapping[str, int]) -> None: ...
+    def skip(self) -> None:
+        """Goes on by one batch, which another process takes."""
 
 
 class StateError(TrainyardError):

@@ -183,6 +183,10 @@ class BatchOrder(Iterator[tuple[int, ...]]):
         self._position += 1
         return self._batches[self._position - 1]
 
+    def skip(self) -> None:
+        """Leaves out the next batch."""
+        next(self)
+
     def batches_of(self, epoch: int) -> list[tuple[int, ...]]:
         """All batches of an epoch (from 0), in order; does not move the position."""
         # a text seed is hashed with SHA-512, so that neighbouring seeds share nothing

@@ -15,6 +15,7 @@ from ..models.checkpoint import EXTENSIONS, legacy_hash, metadata, read_tensors
 from ..models.detect import detect
 from ..models.families import CONV_IN
 from ..models.hashes import HashCache
+from ..models.layout import lay_out
 from ..models.ldm_names import VAE_PREFIX
 from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model, compute_dtype
 from ..models.packing import STORAGES
@@ -100,7 +101,7 @@ class StandaloneHost:
         vae = self._read_vae(settings.vae) if settings.vae else tensors
         dtype = compute_dtype(settings.base_precision, tensors[CONV_IN].dtype, self.device)
         predicted = chosen_prediction(settings, marked_prediction(tensors, metadata(path)))
-        yield assemble_model(
+        model = assemble_model(
             _without_vae(tensors),
             found.family,
             device=self.device,
@@ -118,6 +119,8 @@ class StandaloneHost:
                 Path(settings.vae).name,
             ),
         )
+        lay_out(model.unet)
+        yield model
 
     def _find(self, where: str, name: str) -> Path:
         """A file by path, by name inside `models_dir`, or by name without extension.

@@ -14,6 +14,7 @@ import torch
 
 from ..data.views import Framing
 from ..diffusion.loss import Criterion
+from ..distributed import current_team
 from ..labels import FrozenModel, Samples
 from ..loop import Outcome
 from ..networks.network import Network
@@ -82,8 +83,9 @@ class Lessons(Iterator[Lesson]):
 
     def __next__(self) -> Lesson:
         if not self._ahead:
-            last = min(self._number + LABELLED_AT_ONCE, self._count)
-            numbers = range(self._number, max(last, self._number + 1))
+            apart = current_team().size  # the batches between are other processes'
+            last = min(self._number + LABELLED_AT_ONCE * apart, self._count)
+            numbers = range(self._number, max(last, self._number + 1), apart)
             questions = [
                 _question(self._session, self._data, number, self._count) for number in numbers
             ]
@@ -91,6 +93,10 @@ class Lessons(Iterator[Lesson]):
                 self._ahead = _labelled(self._frozen, questions)
         self._number += 1
         return self._ahead.pop(0)
+
+    def skip(self) -> None:
+        """Leaves out the next batch."""
+        self._number += 1
 
     def state(self) -> dict[str, int]:
         """Where it stands, for `restore`."""

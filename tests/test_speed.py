@@ -1,0 +1,156 @@
+"""What a step does and what it does not, counted instead of timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainer.control import Control
+from trainer.events import ignore
+from trainer.hosts.standalone import StandaloneHost
+from trainer.loop import Loop
+from trainer.models.layout import lay_out
+from trainer.models.model import DiffusionModel
+from trainer.networks.network import Network
+from trainer.networks.sizes import Sizes
+from trainer.networks.targets import find_targets
+from trainer.run import run_job
+from trainer.session import _gradient_checkpointing
+from trainer.settings.groups import ModelSettings
+from trainer.settings.groups.network import BLOCKS
+from trainer.settings.schema import parse
+
+STEPS = 3
+ALL = BLOCKS[1:]
+OUT = tuple(block for block in BLOCKS if block.startswith("OUT"))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> DiffusionModel:
+    host = StandaloneHost(tiny_checkpoint.parent, tiny_checkpoint.parent, "cpu")
+    with host.borrow(ModelSettings(checkpoint=str(tiny_checkpoint))) as model:
+        return model
+
+
+def job(checkpoint: Path, pictures: Path, **changes: object) -> dict[str, object]:
+    return {
+        "checkpoint": str(checkpoint),
+        "name": "result",
+        "steps": STEPS,
+        "rank": 2,
+        "alpha": 2,
+        "image_size_px": 64,
+        "save_preview": False,
+        "save_state_every_steps": 0,
+        "seed": 1,
+        **changes,
+    }
+
+
+def lora(checkpoint: Path, pictures: Path) -> dict[str, object]:
+    return job(checkpoint, pictures, method="lora", images=str(pictures), bucket_step_px=0)
+
+
+def ileco(checkpoint: Path, pictures: Path) -> dict[str, object]:
+    words = {"original_prompt": "red", "target_prompt": "blue"}
+    return job(checkpoint, pictures, method="ileco", pool_size=4, pool_denoise_steps=4, **words)
+
+
+class Operations(TorchDispatchMode):
+    """Counts torch's operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        name = str(func.overloadpacket)
+        self.counts[name] = self.counts.get(name, 0) + 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", [lora, ileco])
+def test_a_step_is_one_pass_of_the_unet_and_never_waits_for_the_device(
+    method: Callable[..., dict[str, object]],
+    tiny_checkpoint: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes: list[int] = []
+    operations = Operations()
+    denoise, update = DiffusionModel.denoise, Loop.update
+
+    def counted(self: DiffusionModel, latents: torch.Tensor, *rest: Any) -> torch.Tensor:
+        passes.append(len(latents))
+        return denoise(self, latents, *rest)
+
+    def watched(self: Loop, loss: Any) -> torch.Tensor:
+        before = len(passes)
+        with operations:
+            total = update(self, loss)
+        assert len(passes) == before + 1
+        return total
+
+    monkeypatch.setattr(DiffusionModel, "denoise", counted)
+    monkeypatch.setattr(Loop, "update", watched)
+    host = StandaloneHost(tmp_path, tmp_path / "out", "cpu")
+    settings = parse(method(tiny_checkpoint, pictures))
+    assert run_job(settings, host, control=Control(), sink=ignore).steps == STEPS
+    assert operations.counts["aten.convolution"] > 0
+    assert "aten._local_scalar_dense" not in operations.counts  # .item(), float(), bool()
+    assert "aten.nonzero" not in operations.counts
+
+
+def kept_mb(model: DiffusionModel, blocks: tuple[str, ...]) -> tuple[float, float]:
+    """MB that a forward pass keeps for the backward pass: up to the middle block, and in all."""
+    targets = find_targets(model.unet, model.text_encoders, family="sd1", blocks=blocks)
+    weights = {p.untyped_storage().data_ptr() for p in model.unet.parameters()}
+    kept: dict[int, int] = {}
+    below: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in weights:
+            kept[place] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    handle = model.unet.mid_block.register_forward_hook(lambda *_: below.append(sum(kept.values())))
+    latents, context = torch.randn(1, 4, 8, 8), model.encode_prompts([""])
+    with Network(targets, "lierla", Sizes(2, 2.0)), saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.denoise(latents, torch.tensor([500]), context).sum().backward()
+    handle.remove()
+    return below[0] / 2**20, sum(kept.values()) / 2**20
+
+
+def test_nothing_is_kept_below_the_first_trained_layer(model: DiffusionModel) -> None:
+    below, in_all = kept_mb(model, OUT)
+    assert below == 0
+    assert in_all > 0
+    assert kept_mb(model, ALL)[0] > 0
+
+
+def test_checkpointing_keeps_less_than_half(model: DiffusionModel) -> None:
+    _, without = kept_mb(model, ALL)
+    with _gradient_checkpointing(model):
+        _, with_it = kept_mb(model, ALL)
+    assert with_it < 0.5 * without
+
+
+def test_a_cpu_has_the_channels_of_float32_convolutions_last() -> None:
+    for dtype, last in ((torch.float32, True), (torch.bfloat16, False)):
+        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 4)).to(dtype)
+        before = [weight.clone() for weight in module.parameters()]
+        lay_out(module)
+        assert module[0].weight.is_contiguous(memory_format=torch.channels_last) == last
+        assert module[1].weight.is_contiguous()
+        assert all(map(torch.equal, before, module.parameters()))

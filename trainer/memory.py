@@ -1,0 +1,46 @@
+"""Keeping the main memory of a step for the next one, where the system's allocator can be told.
+
+A step on a CPU frees everything that it allocated.  glibc gives what is free at the end of its
+heap back to the system, which clears every page anew for the next step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Names of glibc's malloc.h."""
+LARGEST_IN_HEAP = 32 * 2**20
+"""Larger blocks come from the system and go back to it; its manual names no higher limit."""
+USUAL_TRIM, NEVER_TRIM = 2 * LARGEST_IN_HEAP, 2**31 - 1
+"""Free bytes at the end of the heap that are given back; the first is where glibc's own end."""
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
+def keep_freed(keep: bool) -> None:
+    """Whether freed memory stays with this process from now on; without effect outside glibc."""
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_IN_HEAP)
+        libc.mallopt(M_TRIM_THRESHOLD, NEVER_TRIM if keep else USUAL_TRIM)
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Freed memory stays with this process until the end, and then goes back to the system."""
+    keep_freed(True)
+    try:
+        yield
+    finally:
+        keep_freed(False)
+        libc = _glibc()
+        if libc is not None:
+            libc.malloc_trim(0)
