@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -21,8 +21,9 @@ from tqdm import tqdm
 from .atomic import write_bytes
 from .control import Control, Request
 from .errors import BadInput, Problem, TrainyardError
-from .events import Event, Notice, PhaseProgress, PhaseStarted, Saved, StepDone
+from .events import Event, Notice, PhaseProgress, PhaseStarted, Saved, StepDone, ignore
 from .settings.files import read_object
+from .settings.groups import TrainingSettings
 from .settings.schema import JobSettings, listing, parse
 from .settings.traintrain import is_traintrain
 
@@ -104,37 +105,63 @@ def _parser() -> argparse.ArgumentParser:
     page.add_argument("--out", type=Path, default=Path("outputs"), help="results")
     page.add_argument("--port", type=int, default=7861)
     page.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
-    bench = add("bench", _bench, "Measure how well the methods work on the embedded checkpoint.")
-    bench.add_argument(
+    _bench_options(add("bench", _bench, "Measure steps against the bare UNet, or --quality."))
+    add("schema", _schema, "Print every parameter as JSON.")
+    return parser
+
+
+def _bench_options(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument("--only", action="append", default=[], help="a work or task; several times")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    speed = bench.add_argument_group("speed")
+    speed.add_argument("--checkpoint", choices=("world", "full"), help="one of the two models only")
+    speed.add_argument("--size", type=int, action="append", help="side in px; several times")
+    speed.add_argument("--batch", type=int, default=1)
+    speed.add_argument("--rounds", type=int, default=5, help="steps of each that are counted")
+    speed.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    speed.add_argument("--threads", type=int, help="of the CPU; torch's choice if not given")
+    speed.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
+    quality = bench.add_argument_group("quality")
+    quality.add_argument(
         "--quality",
         action="store_true",
-        required=True,
-        help="effect, collateral, slider and time to effect of every method",
+        help="effect, collateral, slider and time to effect of every method instead",
     )
-    bench.add_argument("--only", action="append", default=[], help="a task; several times")
-    bench.add_argument("--seeds", type=int, default=5, help="trainings of each task")
-    bench.add_argument("--out", type=Path, default=Path("outputs/bench"), help="files and rows")
-    bench.add_argument("--json", type=Path, help="write every training's figures there")
-    bench.add_argument(
+    quality.add_argument("--seeds", type=int, default=5, help="trainings of each task")
+    quality.add_argument("--out", type=Path, default=Path("outputs/bench"), help="files and rows")
+    quality.add_argument(
         "--set",
         metavar="NAME=VALUE",
         action="append",
         default=[],
         help="change a parameter of every task; may be given several times",
     )
-    add("schema", _schema, "Print every parameter as JSON.")
-    return parser
 
 
 def _train(options: argparse.Namespace) -> int:
     settings = read_job(options.job, options.set)
+    from .distributed import joined
     from .hosts.standalone import StandaloneHost
-    from .run import run_job
+    from .run import run_job, state_folder
 
-    host = StandaloneHost(options.models, options.out, options.device)
     control = Control()
-    with show_progress() as show, _interruptible(control):
-        outcome = run_job(settings, host, control=control, sink=show, resume=options.resume)
+    with joined(options.device) as (team, device):
+        if not team.leads:
+            logging.getLogger().setLevel(logging.WARNING)
+        settings = settings.replace(seed=team.same_seed(settings[TrainingSettings].seed))
+        states = state_folder(StandaloneHost(options.models, options.out), settings)
+        with (
+            team.output_folder(options.out, states) as out,
+            show_progress() as show,
+            _interruptible(control),
+        ):
+            outcome = run_job(
+                settings,
+                StandaloneHost(options.models, out, device),
+                control=control,
+                sink=show if team.leads else ignore,
+                resume=options.resume,
+            )
     return DONE if outcome.request is Request.CONTINUE else CANCELLED
 
 
@@ -177,14 +204,44 @@ def _ui(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    return _bench_quality(options) if options.quality else _bench_speed(options)
+
+
+def _bench_speed(options: argparse.Namespace) -> int:
+    import torch
+
+    from .bench.report import NOTES, as_json, table
+    from .bench.run import SIZES_PX, Setup, measure_all
+    from .bench.works import WORKS
+
+    _check_only(options.only, WORKS)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    setup = Setup(
+        torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        precision=options.precision,
+        batch=options.batch,
+        rounds=options.rounds,
+    )
+    rows = []
+    names = [options.checkpoint] if options.checkpoint else list(SIZES_PX)
+    for row in measure_all(
+        options.only or WORKS, [(name, options.size or SIZES_PX[name]) for name in names], setup
+    ):
+        rows.append(row)
+        print(f"{row.checkpoint} {row.size_px} px {row.work}: {row.ratio:.3f}", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(as_json(rows), indent=1), "utf-8")
+    print(f"{table(rows)}\n{NOTES}")
+    return DONE
+
+
+def _bench_quality(options: argparse.Namespace) -> int:
     from .demo.checkpoint import CHECKPOINT
     from .demo.quality import baselines, measure_all, table
     from .demo.tasks import TASKS
 
-    unknown = [name for name in options.only if name not in TASKS]
-    if unknown:
-        known = f"known: {', '.join(TASKS)}"
-        raise BadInput([Problem("--only", f"there is no task {name}", known) for name in unknown])
+    _check_only(options.only, TASKS)
     results = measure_all(
         [TASKS[name] for name in options.only or TASKS],
         CHECKPOINT,
@@ -197,6 +254,14 @@ def _bench(options: argparse.Namespace) -> int:
     )
     print(table(results))
     return DONE
+
+
+def _check_only(given: Sequence[str], known: Collection[str]) -> None:
+    """Raises: BadInput: a name is not known."""
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        cure = f"known: {', '.join(known)}"
+        raise BadInput([Problem("--only", f"there is no {name}", cure) for name in unknown])
 
 
 def _schema(options: argparse.Namespace) -> int:

@@ -1,0 +1,108 @@
+"""The measuring on a tiny checkpoint: who takes part, how often, and what a row says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import cli
+from trainer.bench import run as bench
+from trainer.bench.clock import MB, PeakMemory
+from trainer.bench.report import Row, as_json, table
+from trainer.bench.rivals import Floor, plain_unet, same_weights
+from trainer.bench.run import Setup, measure
+from trainer.bench.works import WORKS
+from trainer.hosts.standalone import StandaloneHost
+from trainer.models.model import DiffusionModel
+from trainer.networks.network import Network
+from trainer.networks.sizes import Sizes
+from trainer.networks.targets import find_targets
+from trainer.settings.groups import ModelSettings
+from trainer.settings.groups.network import BLOCKS
+
+CPU = torch.device("cpu")
+ASKED_FOR = {"work", "checkpoint", "size_px", "batch", "seconds", "floor_seconds", "ratio"}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> DiffusionModel:
+    host = StandaloneHost(tiny_checkpoint.parent, tiny_checkpoint.parent, "cpu")
+    with host.borrow(ModelSettings(checkpoint=str(tiny_checkpoint))) as model:
+        return model
+
+
+def network(model: DiffusionModel, blocks: tuple[str, ...] = BLOCKS[1:]) -> Network:
+    targets = find_targets(model.unet, model.text_encoders, family="sd1", blocks=blocks)
+    return Network(targets, "lierla", Sizes(2, 2.0))
+
+
+@pytest.mark.parametrize("work", ["lora", "lora-text", "lora-checkpointing", "ileco", "difference"])
+def test_a_row_holds_every_figure(model, work, monkeypatch):
+    monkeypatch.setattr("trainer.bench.works.POOL_SIZE", 4)
+    row = measure(WORKS[work], model, plain_unet(model.unet), "tiny", 64, Setup(CPU, rounds=1))
+    assert ASKED_FOR | {"peak_mb"} <= set(as_json([row])[0])
+    assert (row.work, row.checkpoint, row.size_px, row.batch) == (work, "tiny", 64, 1)
+    assert row.ratio == row.seconds / row.floor_seconds
+    assert row.peak_mb > row.floor_peak_mb * (work != "lora-checkpointing") > -1
+    assert (row.run_ratio is not None) == (work == "ileco")
+    for seconds in (row.forward_s, row.backward_s, row.optimizer_s):
+        assert seconds > 0
+    assert work in table([row])
+
+
+def test_the_command_prints_and_writes_rows(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(bench.MODELS, "world", lambda device, precision: model)
+    path = tmp_path / "rows.json"
+    given = ["--checkpoint", "world", "--only", "addift", "--rounds", "1", "--device", "cpu"]
+    assert cli.main(["bench", *given, "--json", str(path)]) == cli.DONE
+    (row,) = json.loads(path.read_text())
+    assert row["work"] == "addift"
+    assert "busy" in capsys.readouterr().out
+
+
+def test_a_work_that_is_unknown_is_refused(capsys):
+    assert cli.main(["bench", "--only", "lorra"]) == cli.BAD_INPUT
+    assert "there is no lorra" in capsys.readouterr().err
+
+
+def test_the_floor_shares_the_weights_and_nothing_else(model):
+    trained = network(model)
+    with trained:
+        copied = same_weights(model.unet)
+    assert all(a is b for a, b in zip(model.unet.parameters(), copied.parameters(), strict=True))
+    assert not any(module._forward_hooks for module in copied.modules())
+
+
+@pytest.mark.parametrize(
+    ("blocks", "kept"), [(BLOCKS[1:], True), (("OUT11",), False), (("BASE", *BLOCKS[1:]), True)]
+)
+def test_the_floors_graph_begins_at_the_first_trained_layer(model, blocks, kept):
+    floor = Floor(model, model.unet, network(model, blocks), torch.randn(1, 4, 8, 8))
+    first = floor._model.unet.down_blocks[0].attentions[0].transformer_blocks[0].ff.net[2]
+    outputs = []
+    first.register_forward_hook(lambda _layer, _inputs, output: outputs.append(output))
+    floor.step()
+    assert outputs[0].requires_grad == kept
+    assert all(parameter.grad is None for parameter in floor._model.unet.parameters())
+
+
+def test_peak_memory_is_what_was_held_at_once():
+    memory = PeakMemory(CPU)
+    memory.start()
+    first = torch.zeros(MB)  # 4 MB
+    second = torch.ones(MB)
+    del first
+    third = torch.ones(MB // 2)
+    peak = memory.stop()
+    assert peak == pytest.approx(8, abs=0.5)
+    assert second[0] == third[0]
+
+
+def test_a_table_has_a_line_for_each_row_and_a_mark_for_what_is_missing():
+    row = Row("a", "b", 64, 1, 1.0, 2.0, 0.5, 3, 4, None, None, None, 0.1, 1, 1, 1, 1)
+    lines = table([row, row]).splitlines()
+    assert len(lines) == 3
+    assert lines[1].split()[:8] == ["a", "b", "64", "1", "1.000", "2.000", "0.500", "-"]
