@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -49,6 +50,12 @@ def test_collateral_is_what_was_right_and_is_not() -> None:
     found = collateral(draw, cases("kept", "kept", "kept", "lost", "never", "gained"))
     assert (found.share, found.count) == (0.25, 4)
     assert found.change == pytest.approx((102 + 150) / 255 / 6)
+
+
+def test_the_change_may_be_measured_on_what_pictures_are_seen_as() -> None:
+    draw = drawing(lambda prompt, strength: 100 + int(50 * strength))
+    seen = collateral(draw, cases("a", "b"), see=lambda some: np.array([level(s) for s in some]))
+    assert seen.change == 50
 
 
 def test_slider_is_monotone_or_not() -> None:

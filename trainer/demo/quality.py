@@ -11,12 +11,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..control import Control
 from ..evaluate.draw import draw_pictures
-from ..evaluate.measures import Draw, Point, collateral, effect, slider, time_to_effect
+from ..evaluate.measures import (
+    Draw,
+    Point,
+    collateral,
+    effect,
+    pixels,
+    slider,
+    time_to_effect,
+)
 from ..events import Event, Saved
 from ..hosts.standalone import StandaloneHost
 from ..methods import TRAIN, Method
@@ -24,11 +34,12 @@ from ..plan import make_plan
 from ..session import Session
 from ..settings.groups import ModelSettings, TrainingSettings
 from ..settings.schema import JobSettings, parse
-from .task import PICTURES_PX, Task
+from .task import CASES, PICTURES_PX, Task
 
 BASELINES = Path(__file__).resolve().parents[2] / "tests" / "baselines"
-CASES_ON_THE_WAY = 32
-POINTS = 6
+CASES_ON_THE_WAY = 8
+DRAWN_AT_ONCE = 32
+POINTS = 5
 Pictures = Sequence[Image.Image]
 Kept = dict[tuple[str, int], Image.Image]
 """Pictures by prompt and seed."""
@@ -57,11 +68,17 @@ class Result:
     effect_before: float
     collateral: float
     change: float
+    """Mean absolute change of a latent on the collateral cases; latents have unit variance."""
     removal: float | None
     """Share of the removal cases that are right at strength -1."""
     slider: tuple[float, ...] | None
     """Means of the task's property at strengths -1, -0.5, 0, 0.5, 1."""
     course: tuple[Point, ...]
+
+    @property
+    def monotone(self) -> bool:
+        """Whether the property never falls as the strength rises."""
+        return self.slider is not None and list(self.slider) == sorted(self.slider)
 
     @property
     def reached(self) -> Point | None:
@@ -112,6 +129,13 @@ class Easel:
 
         return draw
 
+    @torch.no_grad()
+    def latents(self, pictures: Pictures) -> NDArray[np.floating[Any]]:
+        """Pictures of one size as latents, float32 [n, c, h/8, w/8]."""
+        shown = torch.from_numpy(pixels(pictures)).permute(0, 3, 1, 2) * 2 - 1
+        parts = [self.session.model.encode_pixels(part) for part in shown.split(DRAWN_AT_ONCE)]
+        return torch.cat(parts).float().cpu().numpy()
+
 
 def measure(
     task: Task,
@@ -124,6 +148,7 @@ def measure(
     method: Method | None = None,
     changes: Mapping[str, object] | None = None,
     points: int = POINTS,
+    cases: int = CASES,
 ) -> Result:
     """Trains a task once and measures what it reached, at the end and on the way.
 
@@ -132,7 +157,9 @@ def measure(
         method: another training than the task's own.
         changes: settings other than the task's.
         points: how often it is measured on the way.
+        cases: how many of the task's cases are drawn at the end, and at most on the way.
     """
+    task = task.with_cases(cases)
     settings = _settings(task, checkpoint, out, seed, changes or {}, points)
     host = StandaloneHost(checkpoint.parent, out)
     plan = make_plan(settings, host)
@@ -153,7 +180,7 @@ def measure(
         for saved, seconds, passes in files:
             draw = easel.with_file(saved.path)
             course.append(_point(task, draw, saved.step, seconds, passes))
-        return _result(task, draw, who, seed, course)
+        return _result(task, easel, draw, who, seed, course)
 
 
 def _settings(
@@ -192,16 +219,18 @@ def _point(task: Task, draw: Draw, step: int, seconds: float, passes: int) -> Po
 
 def _result(
     task: Task,
+    easel: Easel,
     draw: Draw,
     who: str,
     seed: int,
     course: list[Point],
 ) -> Result:
-    reached, lost = effect(draw, task.effect), collateral(draw, task.collateral)
+    reached, lost = effect(draw, task.effect), collateral(draw, task.collateral, see=easel.latents)
     removed = effect(draw, task.removal, strength=-1.0) if task.removal else None
     graded = None
     if task.grade is not None:
-        some = task.effect[:CASES_ON_THE_WAY]
+        # Half of them show already what is learnt, where the task has such: it must go below 0.
+        some = task.effect[:CASES_ON_THE_WAY:2] + task.removal[:CASES_ON_THE_WAY:2]
         prompts, seeds = [case.prompt for case in some], [case.seed for case in some]
         graded = slider(draw, prompts, seeds, task.grade)
     last = replace(course[-1], effect=reached.share, collateral=lost.share)
@@ -230,6 +259,7 @@ def measure_all(
     seeds: Sequence[int],
     peers: Mapping[str, Peer],
     changes: Mapping[str, object],
+    cases: int = CASES,
     json_file: Path | None,
     show: Callable[[str], None],
 ) -> list[Result]:
@@ -238,6 +268,7 @@ def measure_all(
     Args:
         peers: by method.
         changes: settings for Trainyard's own trainings.
+        cases: as in `measure`.
         json_file: is rewritten after every training.
         show: is told each result in words.
     """
@@ -245,7 +276,7 @@ def measure_all(
     results: list[Result] = []
     for task in tasks:
         for seed in seeds:
-            runs = [measure(task, checkpoint, out, seed, kept, changes=changes)]
+            runs = [measure(task, checkpoint, out, seed, kept, changes=changes, cases=cases)]
             if task.method in peers:
                 peer = peers[task.method]
                 runs.append(
@@ -254,6 +285,7 @@ def measure_all(
                         who=peer.name,
                         method=peer.train,
                         changes={**peer.settings, **task.one_prompt},
+                        cases=cases,
                     )
                 )
             for result in runs:
@@ -301,21 +333,28 @@ def words(result: Result) -> str:
 
 def table(results: Sequence[Result]) -> str:
     """Median and worst of each task, one row each."""
-    rows = ["task            by         seeds  effect (worst)  lost (worst)  removal  to effect"]
+    head = "effect (worst)    lost (worst)    change  removed  slider  seconds  passes  to effect"
+    rows = [f"{'task':15} {'by':10} seeds  {head}"]
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.task, result.who), []).append(result)
     for (task, who), some in groups.items():
         effects, lost = [one.effect for one in some], [one.collateral for one in some]
         removal = [one.removal for one in some if one.removal is not None]
+        sliders = [one.monotone for one in some if one.slider is not None]
         times = [point.seconds for one in some if (point := one.reached) is not None]
         in_time = f"{statistics.median(times):.1f} s" if times else "never"
         if 0 < len(times) < len(some):
             in_time += f" ({len(times)} of {len(some)})"
         rows.append(
-            f"{task:15} {who:10} {len(some):5}  {statistics.median(effects):6.1%}"
-            f" ({min(effects):.1%})  {statistics.median(lost):6.1%} ({max(lost):.1%})"
-            f"  {f'{statistics.median(removal):.1%}' if removal else '-':>7}  {in_time}"
+            f"{task:15} {who:10} {len(some):5}"
+            f"  {statistics.median(effects):6.1%} ({min(effects):6.1%})"
+            f"  {statistics.median(lost):6.1%} ({max(lost):5.1%})"
+            f"  {statistics.median(one.change for one in some):6.3f}"
+            f"  {f'{statistics.median(removal):.1%}' if removal else '-':>7}"
+            f"  {f'{sum(sliders)}/{len(sliders)}' if sliders else '-':>6}"
+            f"  {statistics.median(one.seconds for one in some):7.1f}"
+            f"  {round(statistics.median(one.passes for one in some)):6}  {in_time}"
         )
     return "\n".join(rows)
 

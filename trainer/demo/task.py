@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from .world import COLOURS, SHAPES, Scene, sentence, tags
 
 PICTURES_PX = 64
 FRAMES: dict[str, object] = {"image_size_px": PICTURES_PX, "bucket_step_px": 0}
-CASES = 64
+CASES = 40
 FIRST_SEED = 5000
 NARROW: dict[str, object] = {"learning_rate": 3e-3}
 """The checkpoint is five to twenty times narrower than SD1, and a narrow layer needs a higher rate:
@@ -40,6 +40,11 @@ class Task:
     """A property that rises with the strength."""
     one_prompt: Mapping[str, object] = field(default_factory=dict)
     """What a way that knows a single prompt and no contexts is given instead."""
+
+    def with_cases(self, count: int) -> Task:
+        """The task with at most so many cases of each kind."""
+        kept = {name: getattr(self, name)[:count] for name in ("effect", "collateral", "removal")}
+        return replace(self, **kept)
 
 
 def scenes(count: int, seed: int, allowed: Callable[[Scene], bool]) -> list[Scene]:

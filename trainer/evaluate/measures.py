@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 Draw = Callable[[Sequence[str], Sequence[int], float], Sequence[Image.Image]]
 """(prompts, seeds, strength) -> a picture for each; strength 0 is the bare model."""
 Check = Callable[[Image.Image], bool]
+See = Callable[[Sequence[Image.Image]], NDArray[np.floating[Any]]]
+"""Pictures as what their change is measured on, such as latents: [n, ...]."""
 
 EFFECTIVE, HARMLESS = 0.90, 0.05
 """Effect that must be reached, and collateral that must not be passed, to count as done."""
@@ -49,7 +53,7 @@ class Collateral:
     share: float
     """Of the cases that were right without the network, those that are wrong with it."""
     change: float
-    """Mean absolute change of a pixel, 0 to 1, over all cases."""
+    """Mean absolute change over all cases: of a pixel, 0 to 1, or of what they were seen as."""
     count: int
     """Cases that were right without the network."""
 
@@ -60,14 +64,19 @@ def effect(draw: Draw, cases: Sequence[Case], strength: float = 1.0) -> Effect:
     return Effect(_share(after), _share(before), len(cases))
 
 
-def collateral(draw: Draw, cases: Sequence[Case], strength: float = 1.0) -> Collateral:
-    """The success lost on prompts that should not move."""
+def pixels(pictures: Sequence[Image.Image]) -> NDArray[np.floating[Any]]:
+    """Pictures of one size as float32 [n, h, w, 3], 0 to 1."""
+    return np.stack([np.asarray(one.convert("RGB"), np.float32) / 255 for one in pictures])
+
+
+def collateral(
+    draw: Draw, cases: Sequence[Case], strength: float = 1.0, see: See = pixels
+) -> Collateral:
+    """The success lost on prompts that should not move, and how far their pictures moved."""
     bare, trained = (_drawn(draw, cases, at) for at in (0.0, strength))
     was, still = _right(cases, bare), _right(cases, trained)
     lost = [before and not after for before, after in zip(was, still, strict=True)]
-    change = float(
-        np.mean([_difference(before, after) for before, after in zip(bare, trained, strict=True)])
-    )
+    change = float(np.abs(see(bare) - see(trained)).mean()) if cases else 0.0
     return Collateral(sum(lost) / max(1, sum(was)), change, sum(was))
 
 
@@ -138,8 +147,3 @@ def _right(cases: Sequence[Case], pictures: Sequence[Image.Image]) -> list[bool]
 
 def _share(right: Sequence[bool]) -> float:
     return sum(right) / max(1, len(right))
-
-
-def _difference(before: Image.Image, after: Image.Image) -> float:
-    a, b = (np.asarray(one.convert("RGB"), np.float32) for one in (before, after))
-    return float(np.abs(a - b).mean() / 255)
