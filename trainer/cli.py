@@ -128,6 +128,7 @@ def _bench_options(bench: argparse.ArgumentParser) -> None:
         help="effect, collateral, slider and time to effect of every method instead",
     )
     quality.add_argument("--seeds", type=int, default=5, help="trainings of each task")
+    quality.add_argument("--cases", type=int, default=40, help="pictures that judge a training")
     quality.add_argument("--out", type=Path, default=Path("outputs/bench"), help="files and rows")
     quality.add_argument(
         "--set",
@@ -249,6 +250,7 @@ def _bench_quality(options: argparse.Namespace) -> int:
         seeds=range(1, options.seeds + 1),
         peers=baselines(),
         changes=_changes(options.set),
+        cases=options.cases,
         json_file=options.json,
         show=lambda line: print(line, flush=True),
     )
