@@ -125,7 +125,7 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
 
 def _unfit(settings: JobSettings, family: Family) -> Iterator[str]:
     """What is set, and means nothing or little good for the model's family."""
-    if settings[ModelSettings].clip_skip != 1 and not family.takes_clip_skip:
+    if settings[ModelSettings].clip_skip > 1 and not family.takes_clip_skip:
         yield f"clip_skip is passed over: {family.title} always takes the same layer"
     absent = [name for name in settings[NetworkSettings].blocks if name not in family.blocks]
     if absent and settings[NetworkSettings].blocks != BLOCKS:

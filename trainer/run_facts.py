@@ -38,7 +38,7 @@ def run_facts(
         family=model.family.name,
         predicts_velocity=model.schedule.prediction_type == "v_prediction",
         zero_terminal_snr=bool(model.schedule.alphas_cumprod[-1] == 0),
-        takes_clip_skip=model.family.takes_clip_skip,
+        clip_skip=model.clip_skip,
         network=network.facts(),
         text_encoder_trained=session.trains_text_encoder,
         checkpoint_file=model.origin.name,

@@ -6,6 +6,7 @@ What it claims about the real one is checked by the tests marked `webui`.
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import threading
 from collections import deque
@@ -70,8 +71,12 @@ class Info:
         return Path(self.filename).name
 
     @property
+    def title(self) -> str:
+        return f"{self.name} [{self.sha256[:10]}]"
+
+    @property
     def ids(self) -> list[str]:
-        return [self.name, Path(self.filename).stem, f"{self.name} [{self.sha256[:10]}]"]
+        return [self.name, Path(self.filename).stem, self.title]
 
 
 @dataclass
@@ -89,10 +94,12 @@ class AppliedLora:
 
 
 def leaf(tensors: Mapping[str, torch.Tensor]) -> nn.Module:
-    """A layer with these tensors, of a class that the webui works LoRAs into."""
-    weight, bias = tensors["weight"], tensors.get("bias")
+    """A layer with these tensors; mostly of a class that the webui works LoRAs into."""
+    weight, bias = tensors.get("weight"), tensors.get("bias")
     layer: nn.Module
-    if weight.ndim == 4:
+    if weight is None:
+        layer = nn.Module()
+    elif weight.ndim == 4:
         layer = nn.Conv2d(1, 1, 1, bias=bias is not None)
     elif weight.ndim == 2:
         layer = nn.Linear(1, 1, bias=bias is not None)
@@ -103,14 +110,16 @@ def leaf(tensors: Mapping[str, torch.Tensor]) -> nn.Module:
     return layer
 
 
+_WRAPPED = re.compile(r"(cond_stage_model|conditioner\.embedders\.\d|token_embedding)\.")
+"""Where the webui puts modules of its own between."""
+
+
 def live_model(tensors: Mapping[str, torch.Tensor]) -> nn.Module:
     """A model in the webui's form: its own modules around text encoder and token table."""
     root = nn.Module()
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        name = name.replace("cond_stage_model.", "cond_stage_model.wrapped.")
-        name = name.replace("token_embedding.", "token_embedding.wrapped.")
-        owner, _, kind = name.rpartition(".")
+        owner, _, kind = _WRAPPED.sub(r"\1.wrapped.", name).rpartition(".")
         layers.setdefault(owner, {})[kind] = tensor
     for owner, held in layers.items():
         module = root
@@ -120,7 +129,10 @@ def live_model(tensors: Mapping[str, torch.Tensor]) -> nn.Module:
                 module.add_module(part, nn.Module())
             module = getattr(module, part)
         layer = leaf(held)
-        layer.network_layer_name = owner.replace(".", "_")
+        if "weight" in held:
+            layer.network_layer_name = owner.replace(".", "_")
+        for name, child in getattr(module, last, nn.Module()).named_children():
+            layer.add_module(name, child)
         module.add_module(last, layer)
     root.lowvram = False
     root.parameterization = "eps"
@@ -135,7 +147,7 @@ class Webui:
             name: ModuleType(f"modules.{name}")
             for name in (
                 *("paths_internal", "sd_models", "sd_vae", "shared"),
-                *("devices", "lowvram", "call_queue"),
+                *("devices", "lowvram", "call_queue", "sd_hijack"),
             )
         }
         package = ModuleType("modules")
@@ -157,13 +169,19 @@ class Webui:
         self.at_gc: list[Callable[[], None]] = []
         m["paths_internal"].data_path = str(data_path)
         m["paths_internal"].models_path = str(data_path / "models")
-        m["shared"].opts = SimpleNamespace(sd_model_checkpoint=first.name)
+        m["shared"].opts = SimpleNamespace(
+            sd_model_checkpoint=first.name, CLIP_stop_at_last_layers=1, data={}
+        )
         m["shared"].cmd_opts = SimpleNamespace(lora_dir=str(data_path / "models/Lora"))
         m["devices"].device = torch.device("cpu")
         m["devices"].torch_gc = lambda: [call() for call in self.at_gc]
         m["lowvram"].is_enabled = lambda model: model.lowvram
-        m["lowvram"].send_everything_to_cpu = lambda: None
+        self.sent_to_cpu = 0
+        m["lowvram"].send_everything_to_cpu = self._send_to_cpu
         m["call_queue"].queue_lock = self.lock
+        self.embeddings: dict[int, list[tuple[list[int], Any]]] = {}
+        database = SimpleNamespace(ids_lookup=self.embeddings)
+        m["sd_hijack"].model_hijack = SimpleNamespace(embedding_db=database)
         m["sd_vae"].vae_dict = {}
         m["sd_vae"].get_base_vae = lambda model: None
         models = m["sd_models"]
@@ -172,6 +190,7 @@ class Webui:
         models.model_data = SimpleNamespace(sd_model=None)
         models.reload_model_weights = self.reload
         self.networks.loaded_networks = []
+        self.applied_to: set[str] = set()
         self.networks.network_apply_weights = self.apply
         self.networks.listed = 0
         self.networks.list_available_networks = self._list
@@ -206,6 +225,7 @@ class Webui:
         wanted = tuple(one.addition for one in self.networks.loaded_networks)
         if getattr(layer, "network_current_names", ()) == wanted:
             return
+        self.applied_to.add(layer.network_layer_name)
         held: dict[str, torch.Tensor] = getattr(layer, "backup", None) or {
             name: p.detach().clone() for name, p in layer.named_parameters()
         }
@@ -228,10 +248,13 @@ class Webui:
         digest = hashlib.sha256()
         for name, p in self.model.named_parameters():
             digest.update(f"{name} {p.dtype} {p.requires_grad} {p.grad is None}".encode())
-            digest.update(p.detach().numpy().tobytes())
+            digest.update(p.detach().flatten().view(torch.uint8).numpy().tobytes())
         for module in self.model.modules():
             digest.update(f"{module.training} {len(module._forward_hooks)}".encode())
         return digest.hexdigest()
+
+    def _send_to_cpu(self) -> None:
+        self.sent_to_cpu += 1
 
     def _list(self) -> None:
         self.networks.listed += 1

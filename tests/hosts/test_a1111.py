@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from trainer.control import Control, Request
 from trainer.errors import BadInput, TrainyardError
 from trainer.hosts.a1111 import STOP_AND_SAVE, WebuiHost, subfolder
 from trainer.hosts.gate import BLOCK, PAUSE
+from trainer.hosts.loan import read_vae
 from trainer.models.export import ldm_tensors, write_checkpoint
-from trainer.models.families import SD1
+from trainer.models.families import FAMILIES, SD1
 from trainer.settings.groups import ModelSettings
 
 SETTINGS = ModelSettings(checkpoint="one.safetensors")
@@ -32,6 +34,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         found[name] = folder / f"{name}.safetensors"
         write_checkpoint(found[name], ldm_tensors(*tiny_modules(seed), SD1, torch.float32))
     return found
+
+
+@pytest.fixture
+def family_webui(
+    tiny_checkpoints: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Webui]:
+    """A webui with a checkpoint of the family that the test names."""
+    WEBUI.start(tmp_path, {"one": tiny_checkpoints[request.param]})
+    yield WEBUI
+    assert not WEBUI.lock.taken, "the webui can generate"
 
 
 @pytest.fixture
@@ -288,3 +300,128 @@ def test_velocity_and_zero_snr_are_read_from_the_webui(webui: Webui) -> None:
     webui.model.parameterization = "eps"
     with WebuiHost().borrow(SETTINGS) as model:
         assert model.schedule.alphas_cumprod[-1] > 0, "it cannot be for a model of the noise"
+
+
+ALL = [family.name for family in FAMILIES]
+
+
+def settings_for(webui: Webui, **values: object) -> ModelSettings:
+    return ModelSettings(checkpoint=next(iter(webui.infos.values())).name, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family_webui", ALL, indirect=True)
+def test_a_model_of_every_family_is_lent_and_given_back(family_webui: Webui, tmp_path) -> None:
+    webui, file = family_webui, tmp_path / "hat.safetensors"
+    file.write_bytes(b"hat")
+    clean = webui.draw()
+    changed = webui.draw([AppliedLora(file, 0.25)])
+    storages = {p.untyped_storage().data_ptr() for p in webui.model.parameters()}
+    with WebuiHost().borrow(settings_for(webui)) as model:
+        assert webui.fingerprint() == clean
+        parts = (model.unet, model.vae, *model.text_encoders)
+        assert all(
+            p.untyped_storage().data_ptr() in storages for one in parts for p in one.parameters()
+        ), "views of what the webui holds, no copies"
+        latents = torch.randn(1, 4, 8, 8)
+        drawn = model.denoise(latents, torch.tensor([500]), model.encode_prompts(["a hat"]))
+        assert bool(drawn.isfinite().all())
+    assert webui.fingerprint() == changed
+
+
+def test_with_medvram_everything_is_sent_home_first(webui: Webui) -> None:
+    webui.model.lowvram = True
+    with WebuiHost().borrow(SETTINGS):
+        assert webui.sent_to_cpu == 1
+
+
+def test_weights_of_8_bits_are_computed_in_more(webui: Webui) -> None:
+    """The webui's "FP8 weight": of UNet and text encoder, without the exact ones kept beside."""
+    for name, p in webui.model.named_parameters():
+        if p.ndim > 1 and not name.startswith("first_stage_model"):
+            p.data = p.data.to(torch.float8_e4m3fn)
+    before = webui.fingerprint()
+    stored = webui.model.get_submodule("model.diffusion_model.input_blocks.0.0").weight
+    with WebuiHost().borrow(SETTINGS) as model:
+        assert model.compute_dtype is torch.float32, "on a CPU"
+        assert torch.equal(model.unet.conv_in.weight, stored.float())
+        latents = torch.randn(1, 4, 8, 8)
+        drawn = model.denoise(latents, torch.tensor([500]), model.encode_prompts(["a hat"]))
+        assert bool(drawn.isfinite().all())
+    assert webui.fingerprint() == before
+
+
+def test_the_vae_computes_in_its_own_precision(webui: Webui) -> None:
+    """The webui keeps it in half precision on a GPU; pictures are encoded as the job says."""
+    for p in webui.model.parameters():
+        p.data = p.data.half()
+    before = webui.fingerprint()
+    with WebuiHost().borrow(SETTINGS) as model:
+        assert (model.vae.dtype, model.unet.dtype) == (torch.float32, torch.float32)
+        assert model.encode_pixels(torch.zeros(1, 3, 64, 64)).dtype is torch.float32
+    with WebuiHost().borrow(settings_for(webui, vae_precision="bf16")) as model:
+        assert model.vae.dtype is torch.bfloat16
+    assert webui.fingerprint() == before
+
+
+def test_the_checkpoints_own_vae_is_taken_when_the_webui_uses_another(
+    webui: Webui, files: dict[str, Path]
+) -> None:
+    own = read_vae(files["two"])
+    webui.modules["sd_vae"].get_base_vae = lambda model: own
+    with WebuiHost().borrow(SETTINGS) as model:
+        assert torch.equal(model.vae.encoder.conv_in.weight, own["encoder.conv_in.weight"])
+
+
+def test_what_the_webui_hooks_into_its_own_layers_is_not_trained_through(webui: Webui) -> None:
+    """Hypernetworks, sd_unet, token merging and tiling change ldm's modules, not the weights."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the webui's module was called")
+
+    for module in webui.model.modules():
+        module.register_forward_pre_hook(refuse)
+        if isinstance(module, torch.nn.Conv2d):
+            module.padding_mode = "circular"
+    before = webui.fingerprint()
+    with WebuiHost().borrow(SETTINGS) as model:
+        assert model.unet.conv_in.padding_mode == "zeros"
+        model.denoise(torch.zeros(1, 4, 8, 8), torch.tensor([1]), model.encode_prompts([""]))
+    assert webui.fingerprint() == before
+
+
+def test_only_layers_that_a_lora_changed_are_touched(webui: Webui) -> None:
+    with WebuiHost().borrow(SETTINGS):
+        pass
+    assert not webui.applied_to
+
+
+def test_prompts_are_read_as_the_webui_is_set(webui: Webui) -> None:
+    opts = webui.modules["shared"].opts
+    opts.emphasis, opts.comma_padding_backtrack = "No norm", 7
+    opts.CLIP_stop_at_last_layers = 2
+    vectors = torch.randn(2, 64)
+    webui.embeddings[5] = [
+        ([5, 6], SimpleNamespace(vec=vectors)),
+        ([5], SimpleNamespace(vec={"clip_g": vectors})),
+    ]
+    with WebuiHost().borrow(SETTINGS) as model:
+        assert (model.style.emphasis, model.style.comma_reach) == ("No norm", 7)
+        (mine,) = model.style.embeddings
+        assert mine.name == (5, 6)
+        assert mine.vectors[0] is vectors
+        assert model.clip_skip == 2
+    with WebuiHost().borrow(settings_for(webui, clip_skip=1)) as model:
+        assert model.clip_skip == 1
+
+
+@pytest.mark.parametrize("family_webui", ["sdxl"], indirect=True)
+def test_embeddings_for_two_text_encoders(family_webui: Webui) -> None:
+    small, large = torch.randn(2, 64), torch.randn(2, 128)
+    both = SimpleNamespace(vec={"clip_l": small, "clip_g": large})
+    family_webui.embeddings[5] = [([5], both), ([5, 6], SimpleNamespace(vec=small))]
+    with WebuiHost().borrow(settings_for(family_webui)) as model:
+        (mine,) = model.style.embeddings
+        assert [one is part for one, part in zip(mine.vectors, (small, large), strict=True)]
+        assert model.clip_skip is None
+        found = model.encode_weighted([model.prompts.tokenizer.decode([5])])
+        assert found.context.shape == (1, 77, 192)

@@ -7,8 +7,19 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from trainer.models.families import SD1
-from trainer.models.prompts import BREAK, WeightedEncoder, parse, token_count, truncated
-from trainer.models.text import PromptEncoder, TextEncoder
+from trainer.models.prompts import (
+    BREAK,
+    IGNORE,
+    NO_NORM,
+    NONE,
+    PromptStyle,
+    WeightedEncoder,
+    parse,
+    split,
+    token_count,
+    truncated,
+)
+from trainer.models.text import Embedding, PromptEncoder, TextEncoder
 from trainer.models.tokenizer import clip_tokenizer
 
 
@@ -25,6 +36,7 @@ from trainer.models.tokenizer import clip_tokenizer
         ("[x]", [("x", 1 / 1.1)]),
         ("(x:1.5)", [("x", 1.5)]),
         ("a) b:2", [("a) b:2", 1)]),
+        (r"a \b \\ c", [(r"a b \ c", 1)]),
         ("a BREAK b", [("a", 1), (BREAK, -1), ("b", 1)]),
         (
             # the example in the webui's documentation of its parser
@@ -95,3 +107,86 @@ def test_tokens_are_counted_without_brackets_and_words_cut_at_the_end(
     assert token_count("a (red:1.5) BREAK circle", encoder.tokens) == 3
     assert truncated("a red circle", encoder.tokens, 2) == "a red"
     assert truncated("a red circle", encoder.tokens, 3) == "a red circle"
+
+
+def styled(encoder: PromptEncoder, prompt: str, **style: object) -> torch.Tensor:
+    return WeightedEncoder(encoder, PromptStyle(**style))([prompt]).context[0]  # type: ignore[arg-type]
+
+
+def test_without_norm_the_mean_is_not_restored(encoder: PromptEncoder) -> None:
+    plain = encoder.encode(["a red circle"]).context[0]
+    factors = torch.ones(77, 1)
+    factors[2] = 1.5
+    torch.testing.assert_close(
+        styled(encoder, "a (red:1.5) circle", emphasis=NO_NORM), plain * factors
+    )
+
+
+def test_emphasis_that_is_ignored_or_text(encoder: PromptEncoder) -> None:
+    plain, text = encoder.encode(["a red circle", "a (red:1.5) circle"]).context
+    assert torch.equal(styled(encoder, "a (red:1.5) circle", emphasis=IGNORE), plain)
+    assert torch.equal(styled(encoder, "a (red:1.5) circle", emphasis=NONE), text)
+
+
+def sizes(encoder: PromptEncoder, prompt: str, **style: object) -> list[int]:
+    comma = encoder.tokenizer.convert_tokens_to_ids(",</w>")
+    found = PromptStyle(**style)  # type: ignore[arg-type]
+    return [len(window) for window in split(prompt, encoder.tokens, found, comma)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reach", "wanted"),
+    [
+        # the webui's setting "Prompt word wrap length limit": 20 tokens by default
+        (60, 20, 20, [61, 20]),
+        (60, 20, 10, [75, 6]),
+        (60, 20, 0, [75, 6]),
+        (50, 30, 20, [75, 6]),
+        (74, 5, 20, [75, 5]),
+    ],
+)
+def test_a_full_window_ends_after_a_near_comma(
+    encoder: PromptEncoder, before: int, after: int, reach: int, wanted: list[int]
+) -> None:
+    prompt = f"{' '.join(['cat'] * before)}, {' '.join(['dog'] * after)}"
+    assert sizes(encoder, prompt, comma_reach=reach) == wanted
+
+
+def embedding(encoder: PromptEncoder, name: str, vectors: int) -> Embedding:
+    torch.manual_seed(1)
+    return Embedding(tuple(encoder.tokens(name)), (torch.randn(vectors, 64),))
+
+
+def test_an_embeddings_vectors_stand_for_its_name(encoder: PromptEncoder) -> None:
+    mine = embedding(encoder, "mychar style", 2)
+    found = styled(encoder, "a mychar style circle", embeddings=(mine,))
+    model = encoder.encoders[0].model
+    table = model.text_model.embeddings.token_embedding
+    marks = [encoder.tokenizer.bos_token_id, encoder.tokenizer.eos_token_id]
+    words = [marks[0], *encoder.tokens("a"), 0, 0, *encoder.tokens("circle"), marks[1]]
+    ids = torch.tensor([words + [marks[1]] * (77 - len(words))])
+    wanted = table(ids)
+    wanted[0, 2:4] = mine.vectors[0]
+    handle = table.register_forward_hook(lambda *_: wanted)
+    expected = model(ids).last_hidden_state[0]
+    handle.remove()
+    torch.testing.assert_close(found, expected)
+    assert not table._forward_hooks
+
+
+def test_the_longest_name_counts_and_emphasis_reaches_every_vector(encoder: PromptEncoder) -> None:
+    short, long = embedding(encoder, "my", 1), embedding(encoder, "my char", 3)
+    style = PromptStyle(embeddings=(short, long))
+    (window,) = split("a (my char:1.2) my", encoder.tokens, style)
+    assert [(item.embedding, item.row, item.weight) for item in window[1:]] == [
+        (long, 0, 1.2),
+        (long, 1, 1.2),
+        (long, 2, 1.2),
+        (short, 0, 1.0),
+    ]
+
+
+def test_an_embedding_is_not_cut_by_a_window(encoder: PromptEncoder) -> None:
+    mine = embedding(encoder, "mychar", 8)
+    prompt = " ".join(["cat"] * 70) + " mychar"
+    assert sizes(encoder, prompt, embeddings=(mine,)) == [70, 8]

@@ -15,6 +15,7 @@ from trainer.networks.metadata import FolderFacts, RunFacts, build_metadata, fol
 from trainer.settings.schema import JobSettings, parse
 
 FACTS = RunFacts(
+    clip_skip=2,
     family="sd1",
     network=NetworkFacts("lierla", rank=16, alpha=8.0),
     text_encoder_trained=True,

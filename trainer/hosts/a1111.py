@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's webui, 1.7 to 1.10: training on the checkpoint that it has loaded.
+"""AUTOMATIC1111's webui, 1.7 to 1.10, and Forge: training on the checkpoint that it has loaded.
 
 Importing this file imports neither torch nor diffusers, so that the webui starts as fast as before.
 
@@ -109,7 +109,15 @@ class WebuiHost:
 
 
 def lender() -> Lender:
-    """The webui as a lender."""
+    """The webui as a lender: A1111's own, or one of those that took it apart."""
+    if hasattr(sd_models, "forge_model_reload"):
+        from .forge_lender import ForgeLender
+
+        return ForgeLender()
+    if "modules_forge" in sys.modules:
+        from .forge_lender import ReForgeLender
+
+        return ReForgeLender()
     from .a1111_lender import WebuiLender
 
     return WebuiLender()

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from modules import call_queue, devices, lowvram, sd_models, sd_vae, shared
+from modules import call_queue, devices, lowvram, sd_hijack, sd_models, sd_vae, shared
 
 from ..errors import TrainyardError
 from ..models.detect import Detection, detect
-from .loan import Tensors
+from ..models.families import Family
+from ..models.prompts import PromptStyle
+from .loan import Tensors, embeddings, style_of
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,14 @@ class WebuiLender:
         del live
         return bool(getattr(shared.opts, "sd_noise_schedule", "Default") == ZERO_SNR)
 
+    def clip_skip(self) -> int:
+        return int(shared.opts.CLIP_stop_at_last_layers)
+
+    def prompt_style(self, live: Any, family: Family) -> PromptStyle:
+        del live
+        lookup = sd_hijack.model_hijack.embedding_db.ids_lookup
+        return style_of(shared.opts, embeddings(lookup, len(family.text_encoders)))
+
     def take_networks_off(self, live: Any) -> list[Any]:
         """See `Lender.take_networks_off`."""
         networks = _lora_extension()
@@ -129,8 +139,11 @@ def live_tensors(sd_model: torch.nn.Module) -> Tensors:
 
 def _apply_networks(networks: Any, sd_model: torch.nn.Module) -> None:
     """Brings every weight in line with the list of LoRAs, as the next picture would."""
+    wanted = bool(networks.loaded_networks)
     with torch.no_grad():
         for module in sd_model.modules():
+            if not (wanted or getattr(module, "network_current_names", None)):
+                continue  # nothing is in it and nothing is to come
             if hasattr(module, "network_layer_name") and isinstance(module, _PATCHED):
                 networks.network_apply_weights(module)
 

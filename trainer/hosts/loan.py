@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,12 +24,17 @@ from ..models.ldm_names import VAE_PREFIX
 from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model, compute_dtype
 from ..models.packing import STORAGES
 from ..models.prediction import chosen_prediction, chosen_zero_snr
+from ..models.prompts import PromptStyle
+from ..models.text import Embedding
 from ..settings.groups import ModelSettings
 from .gate import Gate, Manners
 
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, torch.Tensor]
+Names = tuple[Embedding, ...]
+ENCODER_KEYS = ("clip_l", "clip_g")
+"""What webuis call the parts of an embedding that is made for two text encoders."""
 
 
 class Lender(Protocol):
@@ -80,6 +85,12 @@ class Lender(Protocol):
 
     def zero_snr(self, live: Any) -> bool:
         """Whether the webui samples the model from pure noise."""
+
+    def clip_skip(self) -> int:
+        """What the user has set for it."""
+
+    def prompt_style(self, live: Any, family: Family) -> PromptStyle:
+        """How the webui reads prompts, and the embeddings that fit the model."""
 
     def take_networks_off(self, live: Any) -> Any:
         """Takes the LoRAs of the last picture out of the weights; returns `applied`."""
@@ -216,7 +227,7 @@ class Loan:
             dtype=dtype,
             storage=STORAGES.get(settings.base_precision),
             vae_dtype=DTYPES[settings.vae_precision],
-            clip_skip=settings.clip_skip,
+            clip_skip=settings.clip_skip or lender.clip_skip(),
             prediction_type=predicted,
             zero_snr=chosen_zero_snr(settings, predicted, lender.zero_snr(live)),
             vae_tensors=vae,
@@ -226,6 +237,7 @@ class Loan:
                 self._info.hash or "",
                 self._vae_name,
             ),
+            style=lender.prompt_style(live, family),
         )
 
     def _look_around(self) -> Manners:
@@ -258,6 +270,33 @@ class Loan:
         ):
             for mine, new in zip(ours.parameters(), theirs.parameters(), strict=True):
                 mine.data = new.data
+
+
+def style_of(options: Any, known: Names) -> PromptStyle:
+    """How prompts are read by a webui's settings; 1.7 has no emphasis but the original one."""
+    default = PromptStyle()
+    return PromptStyle(
+        str(getattr(options, "emphasis", default.emphasis)),
+        int(getattr(options, "comma_padding_backtrack", default.comma_reach)),
+        known,
+    )
+
+
+def embeddings(lookup: Mapping[int, Sequence[tuple[Sequence[int], Any]]], encoders: int) -> Names:
+    """The embeddings in a webui's table that fit a model with so many text encoders.
+
+    Args:
+        lookup: first token -> [(tokens of the name, the webui's embedding)]; its `vec` is a tensor,
+            or for two encoders a dict of two.
+    """
+    found: list[Embedding] = []
+    for candidates in lookup.values():
+        for name, one in candidates:
+            parts = one.vec if isinstance(one.vec, dict) else {"clip_l": one.vec}
+            vectors = tuple(parts[key] for key in ENCODER_KEYS[:encoders] if key in parts)
+            if len(vectors) == encoders:
+                found.append(Embedding(tuple(name), vectors))
+    return tuple(found)
 
 
 def _trainable(info: Any, found: Detection) -> Family:

@@ -108,7 +108,7 @@ class StandaloneHost:
             dtype=dtype,
             storage=STORAGES.get(settings.base_precision),
             vae_dtype=DTYPES[settings.vae_precision],
-            clip_skip=settings.clip_skip,
+            clip_skip=settings.clip_skip or 1,
             prediction_type=predicted,
             zero_snr=chosen_zero_snr(settings, predicted, ZERO_SNR_MARK in tensors),
             vae_tensors=_vae_part(vae),

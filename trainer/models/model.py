@@ -16,7 +16,7 @@ from .assemble import assemble_text_encoder, assemble_unet, assemble_vae
 from .families import Family
 from .packing import STORAGES, Storage, place
 from .prediction import predicts_velocity
-from .prompts import WeightedEncoder
+from .prompts import PromptStyle, WeightedEncoder
 from .text import Conditioning, PromptEncoder, TextEncoder
 from .tokenizer import clip_tokenizer
 
@@ -67,6 +67,7 @@ class DiffusionModel:
         device: where it computes; parts that are not needed for a while may lie elsewhere.
         compute_dtype: what the UNet and text encoders calculate in; autocast is on when it is not
             float32.
+        style: how prompts in the webui's syntax are read.
     """
 
     family: Family
@@ -79,11 +80,17 @@ class DiffusionModel:
     origin: Origin = field(default_factory=lambda: Origin("unknown"))
     own: tuple[nn.Module, ...] = ()
     """Parts whose weights nobody else holds, so that they can be set aside."""
+    style: PromptStyle = field(default_factory=PromptStyle)
 
     @property
     def text_encoders(self) -> tuple[CLIPTextModel, ...]:
         """In the family's order."""
         return tuple(encoder.model for encoder in self.prompts.encoders)
+
+    @property
+    def clip_skip(self) -> int | None:
+        """What the text encoder's output is taken by; None where the family fixes it."""
+        return self.prompts.encoders[0].clip_skip if self.family.takes_clip_skip else None
 
     def autocast(self) -> torch.autocast:
         """The precision of the model's calculations, as a context."""
@@ -132,7 +139,7 @@ class DiffusionModel:
         """Prompts in the webui's syntax; see `WeightedEncoder`."""
         self.at_hand(*self.text_encoders)
         with self.autocast():
-            return WeightedEncoder(self.prompts)(prompts)
+            return WeightedEncoder(self.prompts, self.style)(prompts)
 
     @torch.no_grad()
     def encode_guided(self, prompts: list[str], negative_prompt: str = "") -> Conditioning:
@@ -179,6 +186,7 @@ def assemble_model(
     zero_snr: bool = False,
     vae_tensors: Mapping[str, torch.Tensor] | None = None,
     origin: Origin | None = None,
+    style: PromptStyle | None = None,
 ) -> DiffusionModel:
     """Assembles the model over a checkpoint's tensors: the tensors themselves where they fit.
 
@@ -189,6 +197,7 @@ def assemble_model(
         prediction_type: what the model predicts; None: nothing tells, so that the model is asked
             where the family has both kinds.
         zero_snr: the model was trained with a last step of pure noise.
+        style: how prompts in the webui's syntax are read.
 
     Raises:
         BadInput: when tensors are missing or of another shape than the layout demands, or when a
@@ -222,4 +231,5 @@ def assemble_model(
         compute_dtype=unet.dtype,
         origin=origin or Origin("unknown"),
         own=tuple(own),
+        style=style or PromptStyle(),
     )

@@ -1,7 +1,8 @@
-"""Prompts in the webui's syntax: emphasis and BREAK.
+"""Prompts in the webui's syntax: emphasis, BREAK and embeddings.
 
 `(word)` counts 1.1 times, `[word]` 1/1.1 times, `(word:1.3)` 1.3 times, nested ones multiply, a
-backslash before a bracket makes it a plain one, and BREAK begins a new window.
+backslash before a bracket makes it a plain one, and BREAK begins a new window.  A window that is
+full ends after its last comma if that is near.  An embedding's name stands for its vectors.
 
 Source: the webui's manual, Features, "Attention/emphasis" and "BREAK keyword".
 """
@@ -11,10 +12,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from .text import CHUNK_TOKENS, Conditioning, PromptEncoder, filled_up
+from .text import CHUNK_TOKENS, Conditioning, Embedding, Insert, PromptEncoder, filled_up
 
 STEP = 1.1
 """Factor of one pair of round brackets."""
@@ -22,15 +24,40 @@ BREAK = "BREAK"
 Tokenize = Callable[[str], list[int]]
 """Plain text to token ids, without marks."""
 
+ORIGINAL, NO_NORM, IGNORE, NONE = "Original", "No norm", "Ignore", "None"
+"""What the webui does with emphasis: multiply and restore the mean, multiply, take the brackets
+away, or take them as text."""
+COMMA = ",</w>"
+"""The vocabulary's entry for a comma."""
+
 _TOKEN = re.compile(
     r"""\\[\\()\[\]]      # an escaped character
     | [(\[\])]            # a bracket
     | :\s*(?P<weight>[+-]?(\d+\.?\d*|\.\d+))\s*\)   # the end of a bracket with its weight
     | [^\\()\[\]:]+       # text
-    | [:\\]               # a colon or backslash that is only text
+    | [:\\]               # a colon that is only text, a backslash that escapes nothing
     """,
     re.VERBOSE,
 )
+
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """What the user has set about prompts in the webui; the defaults are the webui's."""
+
+    emphasis: str = ORIGINAL
+    comma_reach: int = 20
+    """A full window ends after its last comma if that is at most so many tokens back; 0: never."""
+    embeddings: tuple[Embedding, ...] = ()
+
+    def embedding_at(self, tokens: Sequence[int], place: int) -> Embedding | None:
+        """The embedding whose name begins there; of several the one with the longest name."""
+        found = [
+            one
+            for one in self.embeddings
+            if one.name and tuple(tokens[place : place + len(one.name)]) == one.name
+        ]
+        return max(found, key=lambda one: len(one.name), default=None)
 
 
 @dataclass(frozen=True)
@@ -73,8 +100,7 @@ def parse(prompt: str) -> tuple[Piece, ...]:
             or (part == ")" and close("(", STEP))
             or (part == "]" and close("[", 1 / STEP))
         ):
-            escaped = part.startswith("\\") and len(part) == 2
-            texts.append(part[1:] if escaped else part)
+            texts.append(part[1:] if part.startswith("\\") else part)
             weights.append(1.0)
     for left in reversed(stack):  # a bracket that is never closed holds the rest
         factor = STEP if left.bracket == "(" else 1 / STEP
@@ -98,18 +124,57 @@ def _joined(texts: Sequence[str], weights: Sequence[float]) -> tuple[Piece, ...]
     return tuple(pieces)
 
 
-def split(prompt: str, tokens: Tokenize) -> list[list[tuple[int, float]]]:
-    """Tokens with their weights, in windows of at most 75; an empty prompt has one window."""
-    windows: list[list[tuple[int, float]]] = [[]]
-    for piece in parse(prompt):
+class Item(NamedTuple):
+    """What stands at one place of a window."""
+
+    token: int
+    weight: float
+    embedding: Embedding | None = None
+    row: int = 0
+    """Which of the embedding's vectors stands here."""
+
+
+def split(
+    prompt: str, tokens: Tokenize, style: PromptStyle | None = None, comma: int | None = None
+) -> list[list[Item]]:
+    """A prompt's tokens in windows of at most 75; an empty prompt has one window.
+
+    Args:
+        comma: the comma's token.
+    """
+    style = style or PromptStyle()
+    windows: list[list[Item]] = [[]]
+    pieces = (Piece(prompt, 1.0),) if style.emphasis == NONE else parse(prompt)
+    for piece in pieces:
         if piece.text == BREAK and piece.weight == -1.0:
             windows.append([])
             continue
-        for token in tokens(piece.text):
+        weight = 1.0 if style.emphasis == IGNORE else piece.weight
+        ids, place = tokens(piece.text), 0
+        while place < len(ids):
             if len(windows[-1]) == CHUNK_TOKENS:
+                windows += [_after_comma(windows[-1], comma, style.comma_reach, ids[place])]
+            found = style.embedding_at(ids, place)
+            if found is None:
+                windows[-1].append(Item(ids[place], weight))
+                place += 1
+                continue
+            vectors = min(len(found.vectors[0]), CHUNK_TOKENS)
+            if len(windows[-1]) + vectors > CHUNK_TOKENS:
                 windows.append([])
-            windows[-1].append((token, piece.weight))
+            windows[-1] += [Item(0, weight, found, row) for row in range(vectors)]
+            place += len(found.name)
     return windows
+
+
+def _after_comma(full: list[Item], comma: int | None, reach: int, coming: int) -> list[Item]:
+    """Takes what stands after its last comma off a full window, if that is near."""
+    places = [i for i, item in enumerate(full) if item.token == comma and item.embedding is None]
+    if coming == comma or not places or len(full) - places[-1] > reach:
+        return []
+    moved = full[places[-1] + 1 :]
+    del full[places[-1] + 1 :]
+    return moved
 
 
 def token_count(prompt: str, tokens: Tokenize) -> int:
@@ -128,8 +193,9 @@ def truncated(prompt: str, tokens: Tokenize, most_tokens: int) -> str:
 class WeightedEncoder:
     """Encodes prompts in the webui's syntax, for the UNet."""
 
-    def __init__(self, encoder: PromptEncoder) -> None:
+    def __init__(self, encoder: PromptEncoder, style: PromptStyle | None = None) -> None:
         self.encoder = encoder
+        self.style = style or PromptStyle()
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """States of `prompts`, [len(prompts), 77 * most windows, width].
@@ -138,23 +204,33 @@ class WeightedEncoder:
         that gives it back its mean, as the webui's emphasis "Original" does.  Each encoder's
         states have a factor of their own; the pooled output stays what it is.
         """
-        windows = [split(prompt, self.encoder.tokens) for prompt in prompts]
-        weights = [_weights(window) for one in filled_up(windows) for window in one]
-
+        encoder = self.encoder
+        comma = encoder.tokenizer.convert_tokens_to_ids(COMMA)
+        windows = filled_up([split(p, encoder.tokens, self.style, comma) for p in prompts])
+        flat = [window for one in windows for window in one]
+        weights = [_weights(window) for window in flat]
         plain = all(weight == 1 for row in weights for weight in row)
 
         def weighed(states: torch.Tensor) -> torch.Tensor:
             factors = torch.tensor(weights, device=states.device).to(states.dtype)[..., None]
             product = states * factors
+            if self.style.emphasis == NO_NORM:
+                return product
             # The webui takes the mean of a window's whole batch; here each window has its own.
             axes = (1, 2)
             return product * (states.mean(axes, True) / product.mean(axes, True))
 
-        tokens = [[[token for token, _ in window] for window in one] for one in windows]
-        return self.encoder.encode_windows(tokens, None if plain else weighed)
+        inserts = [
+            Insert(number, place, item.embedding, item.row)
+            for number, window in enumerate(flat)
+            for place, item in enumerate(window, 1)
+            if item.embedding is not None
+        ]
+        tokens = [[[item.token for item in window] for window in one] for one in windows]
+        return encoder.encode_windows(tokens, None if plain else weighed, inserts)
 
 
-def _weights(window: Sequence[tuple[int, float]]) -> list[float]:
+def _weights(window: Sequence[Item]) -> list[float]:
     """One weight for each of the 77 places; marks and padding count once."""
     padding = CHUNK_TOKENS - len(window)
-    return [1.0, *(weight for _, weight in window), *[1.0] * (padding + 1)]
+    return [1.0, *(item.weight for item in window), *[1.0] * (padding + 1)]

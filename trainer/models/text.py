@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -73,6 +74,26 @@ class Conditioning:
         return torch.tensor(sizes, dtype=torch.float32, device=self.context.device)
 
 
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A textual inversion: vectors that stand in a prompt in the place of a word's tokens."""
+
+    name: tuple[int, ...]
+    """The tokens of the word, without marks."""
+    vectors: tuple[torch.Tensor, ...]
+    """[n, width] for each text encoder, in the family's order."""
+
+
+class Insert(NamedTuple):
+    """One vector of an embedding, and where it stands."""
+
+    window: int
+    place: int
+    """From 0, which is the window's start mark."""
+    embedding: Embedding
+    row: int
+
+
 @dataclass(frozen=True)
 class TextEncoder:
     """A text encoder with the way in which its family uses it."""
@@ -109,6 +130,28 @@ def joined(parts: Sequence[Conditioning]) -> Conditioning:
     )
 
 
+@contextmanager
+def inserted(
+    model: CLIPTextModel, vectors: Sequence[tuple[int, int, torch.Tensor]]
+) -> Iterator[None]:
+    """Vectors (window, place, [width]) in the place of tokens, for the length of a `with` block."""
+
+    def put(_: object, __: object, embedded: torch.Tensor) -> torch.Tensor:
+        embedded = embedded.clone()
+        for window, place, vector in vectors:
+            embedded[window, place] = vector.to(embedded)
+        return embedded
+
+    if not vectors:
+        yield
+        return
+    handle = model.text_model.embeddings.token_embedding.register_forward_hook(put)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 class PromptEncoder:
     """Encodes prompts as the webui does: windows of 75 tokens, encoded alone, concatenated.
 
@@ -140,20 +183,26 @@ class PromptEncoder:
         return self.encode_windows([self.windows(prompt) for prompt in prompts])
 
     def encode_windows(
-        self, windows: Sequence[Sequence[Window]], reshape: Reshape | None = None
+        self,
+        windows: Sequence[Sequence[Window]],
+        reshape: Reshape | None = None,
+        inserts: Sequence[Insert] = (),
     ) -> Conditioning:
         """States of prompts that are given as windows; as `encode`.
 
         Args:
             reshape: is applied to each encoder's states; gets the windows of all prompts in order.
+            inserts: embeddings among them; they count all prompts' windows, filled up.
         """
         filled = filled_up(windows)
         flat = [window for one in filled for window in one]
         parts: list[torch.Tensor] = []
         pooled: torch.Tensor | None = None
-        for encoder in self.encoders:
+        for number, encoder in enumerate(self.encoders):
             ids = [encoder.ids(window, self.tokenizer) for window in flat]
-            states, whole = encoder(torch.tensor(ids, device=encoder.model.device))
+            vectors = [(w, p, one.vectors[number][row]) for w, p, one, row in inserts]
+            with inserted(encoder.model, vectors):
+                states, whole = encoder(torch.tensor(ids, device=encoder.model.device))
             parts.append(states if reshape is None else reshape(states))
             if whole is not None:
                 pooled = whole[:: len(filled[0])]

@@ -19,7 +19,6 @@ from ..paths import as_unicode
 from ..settings.groups import (
     CaptionSettings,
     LossSettings,
-    ModelSettings,
     NetworkSettings,
     NoiseSettings,
     OptimizerSettings,
@@ -103,8 +102,8 @@ class RunFacts:
     """sd1, sd2 or sdxl."""
     predicts_velocity: bool = False
     zero_terminal_snr: bool = False
-    takes_clip_skip: bool = True
-    """False for families whose text encoders' layers are fixed."""
+    clip_skip: int | None = None
+    """None for families whose text encoders' layers are fixed."""
     network: NetworkFacts
     """As `Network.facts` states it."""
     text_encoder_trained: bool
@@ -165,7 +164,7 @@ def build_metadata(settings: JobSettings, facts: RunFacts) -> dict[str, str]:
     """
     sd_scripts: Values = {
         **NOT_HERE,
-        **_model(settings, facts),
+        **_model(facts),
         **_network(settings, facts),
         **_course(settings, facts),
         **_optimization(settings, facts),
@@ -198,8 +197,7 @@ def _shareable(settings: JobSettings) -> Values:
     return {name: value for name, value in given.items() if name not in own}
 
 
-def _model(settings: JobSettings, facts: RunFacts) -> Values:
-    model = _group(settings, ModelSettings)
+def _model(facts: RunFacts) -> Values:
     values: Values = {
         "base_model_version": BASE_MODEL_VERSIONS[facts.family],
         "v2": facts.family == "sd2",
@@ -209,7 +207,7 @@ def _model(settings: JobSettings, facts: RunFacts) -> Values:
         "vae_name": facts.vae_file,
         "vae_hash": facts.vae_short_hash,
         "new_vae_hash": facts.vae_sha256,
-        "clip_skip": model.clip_skip if model and facts.takes_clip_skip else None,
+        "clip_skip": facts.clip_skip,
         "zero_terminal_snr": facts.zero_terminal_snr,
     }
     return {key: None if value == "" else value for key, value in values.items()}
@@ -363,7 +361,7 @@ def _data(settings: JobSettings, facts: RunFacts) -> Values:
 def _modelspec(settings: JobSettings, facts: RunFacts) -> Values:
     """Empty texts stand for keys that are not written."""
     data, loss = _group(settings, PictureSettings), _group(settings, LossSettings)
-    model, output = _group(settings, ModelSettings), _group(settings, OutputSettings)
+    output = _group(settings, OutputSettings)
     height, width = facts.resolution_px
     date = datetime.fromtimestamp(int(facts.finished_at_s), timezone.utc)
     trigger = data.trigger_word if data else ""
@@ -378,7 +376,7 @@ def _modelspec(settings: JobSettings, facts: RunFacts) -> Values:
         "date": date.replace(tzinfo=None).isoformat(),
         "prediction_type": "v" if facts.predicts_velocity else "epsilon",
         "timestep_range": f"{loss.min_timestep},{loss.max_timestep}" if loss else "",
-        "encoder_layer": model.clip_skip if model and facts.takes_clip_skip else "",
+        "encoder_layer": facts.clip_skip or "",
         "trigger_phrase": trigger,
         "usage_hint": f"Use the words: {trigger}" if trigger else "",
     }

@@ -27,12 +27,13 @@ class ModelSettings:
         picks="vae",
     )
     clip_skip: int = parameter(
-        1,
-        minimum=1,
+        0,
+        minimum=0,
         maximum=12,
         help="Take the text encoder's output this many layers before its end; 1 is the last layer."
         " Use the number that you generate with: 1 for photographic SD1 models, usually 2 for"
-        " anime models. SD2 and SDXL always take the layer that they were made with.",
+        " anime models. 0: what is set in the webui, and 1 without a webui. SD2 and SDXL"
+        " always take the layer that they were made with.",
         title="CLIP skip",
     )
     base_precision: str = parameter(
