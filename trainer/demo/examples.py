@@ -15,7 +15,7 @@ from . import judge
 from .checkpoint import CHECKPOINT
 from .task import Task
 from .tasks import TASKS
-from .world import COLOURS, Scene, draw, random_scene, sentence
+from .world import COLOURS, SHAPES, Scene, draw, random_scene, sentence
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,18 @@ TAUGHT_COLOURS = (
 """Colour and background of the eight pictures."""
 
 
-ORDINARY_PICTURES = 8
+HELD_PROMPTS = 48
 
 
 def prepare_lora(out: Path) -> JobSettings:
     """Eight captioned pictures of a shape that the checkpoint does not know.
 
-    Beside them lie ordinary pictures under ordinary captions: they keep the word to the shape, as
-    regularisation pictures do.
+    Prompts for its other shapes are held, so that the word keeps to its own.
     """
     folder = out / "pictures"
     rng = np.random.default_rng(8)
     for number, (colour, background) in enumerate(TAUGHT_COLOURS, 1):
-        _captioned(folder / "zibble", number, Scene(TAUGHT, colour, background), rng, TRIGGER)
-    for number in range(1, ORDINARY_PICTURES + 1):
-        _captioned(folder / "ordinary", number, random_scene(rng), rng)
+        _captioned(folder, number, Scene(TAUGHT, colour, background), rng, TRIGGER)
     return parse(
         {
             "method": "lora",
@@ -85,17 +82,35 @@ def prepare_lora(out: Path) -> JobSettings:
             "images": str(folder),
             "name": "lora",
             "overwrite": True,
-            "steps": 500,
-            "batch_size": 8,
+            "steps": 600,
+            "batch_size": 4,
             "learning_rate": 1e-3,
             "rank": 8,
             "alpha": 8,
             "image_size_px": [PICTURES_PX, PICTURES_PX],
             "bucket_step_px": 0,
             "min_length_px": PICTURES_PX,
+            "preserve_prompts": "\n".join(_held_prompts()),
+            "preserve_share": 0.7,
+            "pool_size": 1024,
+            "pool_guidance": 5.0,
+            "pool_denoise_steps": 20,
             "seed": 1,
         }
     )
+
+
+def _held_prompts() -> list[str]:
+    """Every shape in turn, in colours that differ from those of the unrelated prompts."""
+    asked = {case.prompt for case in UNRELATED_TO_CRESCENTS}
+    rng = np.random.default_rng(77)
+    prompts: list[str] = []
+    while len(prompts) < HELD_PROMPTS:
+        colour, background = rng.choice(list(COLOURS), size=2, replace=False)
+        prompt = sentence(Scene(SHAPES[len(prompts) % len(SHAPES)], str(colour), str(background)))
+        if prompt not in asked and prompt not in prompts:
+            prompts.append(prompt)
+    return prompts
 
 
 def _captioned(
@@ -122,6 +137,7 @@ def _unrelated(count: int, seed: int) -> tuple[Case, ...]:
     return tuple(case(random_scene(rng), 2000 + number) for number in range(count))
 
 
+UNRELATED_TO_CRESCENTS = _unrelated(100, seed=3)
 HELD_OUT, UNRELATED = 32, 32
 """So many cases tell enough; `bench --quality` judges twice as many, on several seeds."""
 
@@ -149,7 +165,7 @@ EXAMPLES: dict[str, Example] = {
         title=f"LoRA: eight pictures teach the word {TRIGGER}, a shape the checkpoint never saw",
         prepare=prepare_lora,
         held_out=_held_out_crescents(),
-        unrelated=_unrelated(100, seed=3),
+        unrelated=UNRELATED_TO_CRESCENTS,
     ),
     **{name: _example(task) for name, task in TASKS.items()},
 }
