@@ -126,7 +126,8 @@ def kept_mb(model: DiffusionModel, blocks: tuple[str, ...]) -> tuple[float, floa
 
     handle = model.unet.mid_block.register_forward_hook(lambda *_: below.append(sum(kept.values())))
     latents, context = torch.randn(1, 4, 8, 8), model.encode_prompts([""])
-    with Network(targets, "lierla", Sizes(2, 2.0)), saved_tensors_hooks(keep, lambda tensor: tensor):
+    network = Network(targets, "lierla", Sizes(2, 2.0))
+    with network, saved_tensors_hooks(keep, lambda tensor: tensor):
         model.denoise(latents, torch.tensor([500]), context).sum().backward()
     handle.remove()
     return below[0] / 2**20, sum(kept.values()) / 2**20
