@@ -34,7 +34,7 @@ def frozen() -> FrozenModel:
 def test_a_mix_is_the_weighted_sum_of_answers() -> None:
     latents = torch.randn(3, 4, 2, 2)
     mixes = [{"2": 1.0}, {"5": 3.0, "1": -2.0}, {"": 1.0}]
-    mixed = frozen().mixed(latents, torch.tensor([1, 2, 3]), mixes)
+    (mixed,) = frozen().mixed(latents, torch.tensor([1, 2, 3]), mixes)
     factors = torch.tensor([2.0, 13.0, 0.0]).view(3, 1, 1, 1)
     torch.testing.assert_close(mixed, latents * factors)
 
@@ -62,6 +62,15 @@ def test_labels_belong_to_the_latents_and_the_trained_prompt() -> None:
         assert part.latents.shape[1:] == (4, 2, 3)
         factors = torch.tensor([factor[prompt] for prompt in part.prompts]).view(-1, 1, 1, 1)
         torch.testing.assert_close(part.labels, part.latents * factors)
+
+
+def test_what_draws_a_picture_and_labels_it_is_predicted_once() -> None:
+    one = frozen()
+    question = Question("8", {"3": 1.0}, {"3": 3.0, "": -2.0})
+    generator = torch.Generator().manual_seed(0)
+    found = list(ask(one, [question], (1, 1), timesteps=(0, 1000), steps=6, generator=generator))
+    assert len(found) == 6
+    assert one.passes == 5 * 2 + 1  # the last latents draw nothing more
 
 
 def test_only_timesteps_of_the_range_are_kept_and_about_as_many_as_wanted() -> None:

@@ -99,15 +99,29 @@ class FrozenModel:
         return torch.cat(parts)
 
     def mixed(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, mixes: Sequence[Mix]
-    ) -> torch.Tensor:
-        """Each sample's weighted sum of predictions, [n, c, h, w]."""
-        asked = [(row, prompt) for row, mix in enumerate(mixes) for prompt in mix]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, *wanted: Sequence[Mix | None]
+    ) -> tuple[torch.Tensor, ...]:
+        """Weighted sums of predictions, [n, c, h, w] for each of `wanted`.
+
+        Args:
+            wanted: a mix for each sample, None where none is needed (the sum is then 0); what
+                several of them ask of the same sample is predicted once.
+        """
+        asked = dict.fromkeys(
+            (row, prompt)
+            for mixes in wanted
+            for row, mix in enumerate(mixes)
+            for prompt in mix or ()
+        )
         rows = torch.tensor([row for row, _ in asked], device=latents.device)
-        factors = torch.tensor([mixes[row][prompt] for row, prompt in asked], device=latents.device)
         answers = self.predict(latents[rows], timesteps[rows], [prompt for _, prompt in asked])
-        weighted = answers * factors.view(-1, 1, 1, 1)
-        return torch.zeros_like(latents).index_add(0, rows, weighted)
+
+        def summed(mixes: Sequence[Mix | None]) -> torch.Tensor:
+            factors = [(mixes[row] or {}).get(prompt, 0.0) for row, prompt in asked]
+            weights = torch.tensor(factors, device=latents.device).view(-1, 1, 1, 1)
+            return torch.zeros_like(latents).index_add(0, rows, answers * weights)
+
+        return tuple(summed(mixes) for mixes in wanted)
 
 
 def at_once(latents: torch.Tensor) -> int:
@@ -144,19 +158,42 @@ def ask(
         at = sample_timesteps(len(part), *timesteps, generator=generator)
         yield _answered(frozen, part, noise(len(part)), at)
     for part in _parts([q for q in questions if q.drawn is not None], size):
-        drawn = [question.drawn or {} for question in part]
-        path = trajectory(
-            lambda latents, at, mixes=drawn: frozen.mixed(latents, at, mixes),  # type: ignore[misc]
-            model.schedule,
-            noise(len(part)),
-            steps=steps,
-            generator=generator,
+        yield from _on_their_way(
+            frozen, part, noise(len(part)), timesteps=timesteps, steps=steps, generator=generator
         )
-        for latents, at in path:
-            inside = ((at >= timesteps[0]) & (at < timesteps[1])).nonzero().flatten()
-            if len(inside):
-                kept = [part[index] for index in inside.tolist()]
-                yield _answered(frozen, kept, latents[inside], at[inside])
+
+
+def _on_their_way(
+    frozen: FrozenModel,
+    part: Sequence[Question],
+    noise: torch.Tensor,
+    *,
+    timesteps: tuple[int, int],
+    steps: int,
+    generator: torch.Generator,
+) -> Iterator[Samples]:
+    """Answers to pictures while they are drawn; a prediction that serves both is made once."""
+    drawn = [question.drawn for question in part]
+    ahead: list[torch.Tensor] = []  # what draws the latents that were yielded last
+    path = trajectory(
+        lambda _latents, _timesteps: ahead.pop(),
+        frozen.model.schedule,
+        noise,
+        steps=steps,
+        generator=generator,
+    )
+    for number, (latents, at) in enumerate(path, 1):
+        inside = ((at >= timesteps[0]) & (at < timesteps[1])).tolist()
+        labels = [one.label if kept else None for one, kept in zip(part, inside, strict=True)]
+        kept = [index for index, one in enumerate(inside) if one]
+        if not kept and number == steps:
+            return
+        labelled, *guided = frozen.mixed(latents, at, labels, *([drawn] if number < steps else []))
+        ahead += guided
+        if kept:
+            yield Samples(
+                latents[kept], at[kept], labelled[kept], tuple(part[i].trained for i in kept)
+            )
 
 
 def questions_for(count: int, timesteps: tuple[int, int], steps: int, *, drawn: bool) -> int:
@@ -188,7 +225,7 @@ def _parts(questions: list[Question], size: tuple[int, int]) -> Iterator[list[Qu
 def _answered(
     frozen: FrozenModel, part: Sequence[Question], latents: torch.Tensor, timesteps: torch.Tensor
 ) -> Samples:
-    labels = frozen.mixed(latents, timesteps, [question.label for question in part])
+    (labels,) = frozen.mixed(latents, timesteps, [question.label for question in part])
     return Samples(latents, timesteps, labels, tuple(question.trained for question in part))
 
 
