@@ -199,3 +199,14 @@ def test_a_stopped_training_goes_on_to_the_same_file(
     wanted, _ = kohya.load(host("whole").output_dir / "a.safetensors")
     found, _ = kohya.load(host("parts").output_dir / "a.safetensors")
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_sdxl_holds_prompts_with_their_pooled_vector_from_disk(
+    run: Run, tiny_checkpoints: dict[str, Path]
+) -> None:
+    job = {**HELD, "checkpoint": str(tiny_checkpoints["sdxl"]), "cache_memory_mb": 0, "steps": 2}
+    varied = {"shuffle_tags": True, "caption_dropout_rate": 0.5}
+    first, second = (
+        kohya.load(run("lora", **job, **varied, name=name)[0])[0] for name in ("first", "second")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -25,9 +25,9 @@ from torch import Tensor
 from ..atomic import sweep, write_bytes
 from ..errors import BadInput, Problem
 
-FILE_MB = 16
+FILE_MB = 64
 """Size from which on what was added is written."""
-OPEN_FILES = 64
+OPEN_FILES = 128
 """Files that are kept open; systems allow at least 256."""
 HEADER = "trainyard_cache"
 _NAMES = re.compile(r"[0-9a-f]{32}")
@@ -147,7 +147,8 @@ class TensorStore:
         if path in self._checked:
             return True
         try:
-            file = self._opened(path)
+            # not kept open, so that what was only looked through does not stay mapped
+            file: Any = safe_open(path, framework="pt", device="cpu")  # type: ignore[no-untyped-call]
             sound = all(
                 _checksum(file.get_tensor(f"{key}/{name}")) == wanted
                 for key, parts in self._sums[path].items()

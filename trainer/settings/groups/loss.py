@@ -27,6 +27,7 @@ class LossSettings:
         maximum=10,
         help="For Huber and Pseudo-L1: the size of an error above which it counts as an outlier."
         " 0.1 is usual.",
+        only_with=("loss", "Huber", "Pseudo-L1"),
     )
     huber_schedule: str = parameter(
         "snr",
@@ -34,6 +35,7 @@ class LossSettings:
         help="For Huber and Pseudo-L1: how huber_c follows the noise level. snr and exponential"
         " begin at 1 for the least noise, where outliers are rare, and fall to huber_c; constant"
         " keeps it.",
+        only_with=("loss", "Huber", "Pseudo-L1"),
     )
     min_snr_gamma: float = parameter(
         5.0,
@@ -67,14 +69,15 @@ class LossSettings:
     timestep_sampling: str = parameter(
         "uniform",
         choices=("uniform", "logit_normal"),
-        help="How noise levels are drawn. uniform: all alike. logit_normal: those in the middle"
-        " most often, few at both ends; timestep_shift moves the middle.",
+        help="LoRA and Difference: how noise levels are drawn. uniform: all alike. logit_normal: the"
+        " middle ones most often, few at both ends; timestep_shift moves the middle.",
     )
     timestep_shift: float = parameter(
         0.0,
         minimum=-5,
         maximum=5,
         help="For logit_normal: above 0 more noise (composition), below 0 less (texture). -1 to 1.",
+        only_with=("timestep_sampling", "logit_normal"),
     )
     min_timestep: int = parameter(
         0,
@@ -117,6 +120,7 @@ class NoiseSettings:
         maximum=1,
         help="Add this times the latents' own mean to the noise offset. Usually 0; needs a"
         " noise_offset.",
+        only_with=("noise_offset",),
     )
     multires_noise_iterations: int = parameter(
         0,
@@ -133,6 +137,7 @@ class NoiseSettings:
         maximum=1,
         help="How much each coarser size counts against the one before. 0.1 to 0.3 with an offset"
         " or many sizes, up to 0.8 alone.",
+        only_with=("multires_noise_iterations",),
     )
     input_perturbation: float = parameter(
         0.0,
