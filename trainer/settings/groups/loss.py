@@ -69,8 +69,8 @@ class LossSettings:
     timestep_sampling: str = parameter(
         "uniform",
         choices=("uniform", "logit_normal"),
-        help="LoRA and Difference: how noise levels are drawn. uniform: all alike. logit_normal: the"
-        " middle ones most often, few at both ends; timestep_shift moves the middle.",
+        help="LoRA and Difference: how noise levels are drawn. uniform: all alike. logit_normal:"
+        " the middle ones most often, few at both ends; timestep_shift moves the middle.",
     )
     timestep_shift: float = parameter(
         0.0,
