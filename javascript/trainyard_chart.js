@@ -42,8 +42,10 @@
     /**
      * Draws curves into an element.
      * @param curves [{name, colour, points: [[step, loss, smoothed, rate], ...]}]
+     * @param label what it shows, for those who cannot see it
+     * @param told what is said of the point under the pointer
      */
-    ty.chart = function (place, curves, label) {
+    ty.chart = function (place, curves, label, told = lossAt) {
         const width = Math.max(260, place.clientWidth || 600), height = 220;
         const {last, low, high} = bounds(curves);
         const x = (step) => LEFT + (step / last) * (width - LEFT - RIGHT);
@@ -73,7 +75,7 @@
                 mark.setAttribute("x1", x(near[0]));
                 mark.setAttribute("x2", x(near[0]));
                 const name = curves.length > 1 ? one.name + ": " : "";
-                return `${name}step ${near[0]}, loss ${ty.number(near[1])}, smoothed ${ty.number(near[2])}`;
+                return `${name}step ${near[0]}, ${told(near)}`;
             });
             mark.setAttribute("visibility", texts.length ? "visible" : "hidden");
             read.textContent = texts.join(" | ");
@@ -84,6 +86,8 @@
         });
         place.replaceChildren(svg, read);
     };
+
+    const lossAt = (point) => `loss ${ty.number(point[1])}, smoothed ${ty.number(point[2])}`;
 
     function line(points, column, x, y, attributes) {
         const path = points.filter((p) => p[column] !== null)

@@ -70,6 +70,7 @@
                 if (hit && one.methods.includes(ty.method)) inside += 1;
             }
             group.classList.toggle("trainyard_unfound", words.length > 0 && inside === 0);
+            group.classList.toggle("trainyard_found", words.length > 0 && inside > 0);
             if (words.length && inside) ty.reveal(group);
             found += inside;
         }

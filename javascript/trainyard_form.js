@@ -29,7 +29,8 @@
         const now = await ty.read();
         written = ty.facts.fields.map((one) => {
             const value = one.key in values ? values[one.key] : now[one.key];
-            const list = offered && one.section !== "second" && offered[one.picks];
+            const offer = offered && one.section !== "second" && offered[one.picks];
+            const list = offer && !one.required ? ["", ...offer] : offer;
             const choices = list && (ty.facts.pairs ? list.map((name) => [name, name]) : list);
             return list ? {__type__: "update", value, choices} : value;
         });
@@ -97,6 +98,7 @@
             put(block, one, text);
             if (text && !first) first = block;
         }
+        quieten();
         if (all && first) {
             ty.reveal(first);
             first.scrollIntoView({block: "center", behavior: "smooth"});
@@ -160,9 +162,17 @@
 
     /** Takes away the fields that have no effect; a search still finds them. */
     function quieten() {
+        const lively = new Set(); // groups with at least one field that counts
         for (const one of ty.facts.fields) {
             const block = document.getElementById(one.id);
-            if (block) block.classList.toggle("trainyard_idle", ty.idle(one));
+            if (!block) continue;
+            const idle = ty.idle(one);
+            block.classList.toggle("trainyard_idle", idle);
+            const counts = !idle || block.classList.contains("trainyard_wrong");
+            if (counts && one.methods.includes(ty.method)) lively.add(block.closest(".trainyard_group"));
+        }
+        for (const group of ty.root.querySelectorAll(".trainyard_group")) {
+            group.classList.toggle("trainyard_idle", !lively.has(group));
         }
     }
 

@@ -248,7 +248,18 @@
         ];
     }
 
+    /** On a narrow screen: the way to what runs, while that is out of sight. */
+    function jump() {
+        const link = ty.at("jump"), run = ty.at("run");
+        link.addEventListener("click", (event) => {
+            event.preventDefault();
+            run.scrollIntoView({behavior: "smooth"});
+        });
+        new IntersectionObserver(([seen]) => { link.hidden = seen.isIntersecting; }).observe(run);
+    }
+
     ty.starters.push(() => {
+        jump();
         const actions = {start: () => enqueue(true), enqueue: () => enqueue(false), pause,
             stop: () => stop(false), stop_save: () => stop(true)};
         for (const [name, work] of Object.entries(actions)) {

@@ -80,10 +80,22 @@
         for (const warning of found.warnings) {
             lines.push(ty.el("p", {class: "trainyard_warning"}, warning));
         }
-        lines.push(ty.el("p", {id: "trainyard_cost"}, found.cost || "", found.cost ? " " : "",
-            ty.button("Measure time and memory", (event) => measure(event.target),
-                {id: "trainyard_measure", class: "trainyard_link"})));
+        lines.push(ty.el("div", {class: "trainyard_row"},
+            ty.el("p", {id: "trainyard_cost"}, found.cost || "", found.cost ? " " : "",
+                ty.button("Measure time and memory", (event) => measure(event.target),
+                    {id: "trainyard_measure", class: "trainyard_link"})),
+            ty.button("Show the learning rate", () => ty.attempt(rates),
+                {id: "trainyard_show_rates", class: "trainyard_link"})),
+        ty.el("div", {id: "trainyard_rates"}));
         return lines;
+    }
+
+    /** Draws how the learning rate will change over the steps. */
+    async function rates() {
+        const found = (await ty.ask("rates", {settings: await ty.settings()})).rates;
+        const points = found.map(([step, rate]) => [step, rate, rate, rate]);
+        ty.chart(ty.at("rates"), [{name: "", colour: ty.COLOURS[1], points}], "Learning rate over steps",
+            (point) => `learning rate ${ty.number(point[3])}`);
     }
 
     /** Makes a few steps of a throw-away network, to tell what the training will cost. */

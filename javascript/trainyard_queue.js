@@ -228,5 +228,9 @@
             }
         });
         ty.attempt(listRuns);
+        window.addEventListener("resize", ty.later(() => {
+            drawnRuns = ""; // its chart is as wide as the page was
+            ty.attempt(drawRuns);
+        }, 300));
     });
 })(window.trainyard);

@@ -123,6 +123,17 @@ def test_the_plan_and_the_pictures(bench: Bench) -> None:
     assert small.content.startswith(b"\xff\xd8\xff")
 
 
+def test_the_learning_rate_is_shown_before_the_training(bench: Bench) -> None:
+    pytest.importorskip("diffusers")
+    settings = bench.settings(steps=2000, lr_scheduler="linear", learning_rate=1e-3)
+    rates = bench.post("rates", {"settings": {**settings, "lr_warmup_steps": 1000}})["rates"]
+    assert len(rates) <= 502
+    course = dict(map(tuple, rates))
+    assert course[1] == 0
+    assert course[501] == pytest.approx(5e-4), "half way up the warm-up"
+    assert course[2000] == pytest.approx(1e-6), "linear: the last of 1000 steps down to 0"
+
+
 def test_pictures_are_shown_while_something_else_is_missing(bench: Bench) -> None:
     found = bench.post("plan", {"settings": bench.settings(checkpoint="")})
     assert [problem["where"] for problem in found["problems"]] == ["checkpoint"]

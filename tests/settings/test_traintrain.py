@@ -139,7 +139,7 @@ def test_a_text_encoder_learning_rate_of_0_inherits(zero: object) -> None:
         ("target prompt", "a red dress"),
         ("some_new_option", "x"),
         ("train_optimizer", "CAMEL"),
-        ("train_model_precision", "int8"),
+        ("train_model_precision", "fp4"),
         ("train_iterations", "many"),
         ("save_per_steps", "2000"),
     ],

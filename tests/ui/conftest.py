@@ -93,9 +93,8 @@ class Page:
         return [message for message in severe if not any(part in message for part in foreign)]
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    pytest.importorskip("gradio")
+def new_browser() -> Any:
+    """Headless Chromium; skips the test where something is missing."""
     webdriver = pytest.importorskip("selenium.webdriver")
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or chromedriver is None:
@@ -108,6 +107,13 @@ def browser() -> Iterator[Any]:
     service = webdriver.chrome.service.Service(chromedriver)
     driver = webdriver.Chrome(options=options, service=service)
     driver.set_script_timeout(ANSWER_S)
+    return driver
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    pytest.importorskip("gradio")
+    driver = new_browser()
     yield driver
     driver.quit()
 
@@ -130,13 +136,8 @@ def serve(tiny_checkpoint: Path) -> Iterator[Callable[[Path, int], subprocess.Po
     running: list[subprocess.Popen[bytes]] = []
 
     def start(out: Path, port: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "trainer", "ui", "--port", str(port)]
-        command += ["--models", str(tiny_checkpoint.parent), "--out", str(out), "--device", "cpu"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment)
-        running.append(process)
-        _wait_for(f"http://127.0.0.1:{port}/trainyard/v1/presets", process)
-        return process
+        running.append(start_server(tiny_checkpoint.parent, out, port))
+        return running[-1]
 
     yield start
     for process in running:
@@ -153,6 +154,16 @@ def page(
     port = free_port()
     serve(tmp_path_factory.mktemp("out"), port)
     return Page(browser, f"http://127.0.0.1:{port}/")
+
+
+def start_server(models: Path, out: Path, port: int) -> subprocess.Popen[bytes]:
+    """The standalone page in a process of its own, as soon as it answers."""
+    command = [sys.executable, "-m", "trainer", "ui", "--port", str(port)]
+    command += ["--models", str(models), "--out", str(out), "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    _wait_for(f"http://127.0.0.1:{port}/trainyard/v1/presets", process)
+    return process
 
 
 def free_port() -> int:

@@ -1,4 +1,5 @@
 """What the page and other programs may ask: a status route, job actions, checks, presets, runs.
 
-Only `routes` and `form_routes` import fastapi; the rest is plain functions with JSON values.
+Only `app`, `guard` and the modules of routes import fastapi; the rest is plain functions with JSON
+values.
 """

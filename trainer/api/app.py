@@ -8,9 +8,10 @@ from typing import Any
 from fastapi import FastAPI
 
 from .form_routes import add_form_routes
+from .job_routes import add_job_routes, add_queue_routes
 from .picture_routes import add_picture_routes
 from .preset_routes import add_preset_routes
-from .routes import Routes, add_job_routes
+from .routes import Routes
 from .run_routes import add_run_routes
 from .yard import Yard
 
@@ -24,6 +25,7 @@ def add_routes(app: FastAPI, yard: Yard, guards: Sequence[Any] = ()) -> None:
         guards: fastapi dependencies (`Depends(...)`) that let a request through or raise.
     """
     routes = Routes(app, guards)
+    add_queue_routes(routes, yard)
     add_job_routes(routes, yard)
     add_form_routes(routes, yard)
     add_preset_routes(routes, yard)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from ..errors import BadInput
 from ..hosts.protocol import Host
 from ..jobs.job import Job, JobState
-from ..settings.groups import DataSettings, TrainingSettings
+from ..settings.groups import DataSettings, OptimizerSettings, TrainingSettings
 from ..settings.methods import METHODS
 from ..settings.schema import PARAMETERS, JobSettings, default_of, parse
 from ..settings.values import BadValueError
@@ -21,6 +21,8 @@ from .thumbnails import Thumbnails
 Raw = Mapping[str, object]
 
 SHOWN_PICTURES = 60
+RATE_POINTS = 500
+"""Of the course of the learning rate, as it is shown."""
 MATTERS = (
     *("method", "checkpoint", "image_size_px", "batch_size", "gradient_accumulation_steps"),
     *("base_precision", "gradient_checkpointing", "network", "blocks"),
@@ -90,6 +92,21 @@ def measure(raw: Raw, host: Host) -> str:
     if cost.peak_mb is not None:
         parts.append(f"{cost.peak_mb / 1024:.1f} GB of memory at the peak")
     return f"Measured: {', '.join(parts)}."
+
+
+def learning_rate(raw: Raw) -> list[tuple[int, float]]:
+    """Step and learning rate over the pass whose network is the result, at most so many points.
+
+    Raises:
+        BadInput: the settings are wrong by themselves, or the schedule refuses them.
+    """
+    from ..optim.schedules import learning_rates
+
+    last = parse(raw).for_second_pass()
+    rates = learning_rates(last[OptimizerSettings], last[TrainingSettings].steps)
+    stride = -(-len(rates) // RATE_POINTS)
+    kept = [*range(0, len(rates) - 1, stride), len(rates) - 1]
+    return [(i + 1, rates[i]) for i in kept]
 
 
 def from_history(settings: JobSettings, jobs: Sequence[Job]) -> str:

@@ -29,6 +29,10 @@ def add_form_routes(routes: Routes, yard: Yard) -> None:
             raise BadInput([Problem("measuring", "would disturb the training that runs", cure)])
         return {"cost": await in_thread(lambda: form.measure(settings, yard.host))}
 
+    async def rates(request: Request) -> object:
+        settings = settings_of(await body_of(request))
+        return {"rates": await in_thread(lambda: form.learning_rate(settings))}
+
     async def thumbnail(request: Request) -> object:
         number = number_of(request.path_params["number"], "thumbnail")
         made = await in_thread(lambda: yard.thumbnails.jpeg(number))
@@ -45,4 +49,5 @@ def add_form_routes(routes: Routes, yard: Yard) -> None:
     routes.add("POST", "check", check, "What is wrong with settings by themselves", body=settings)
     routes.add("POST", "plan", plan, "What a job would do, or why it cannot", body=settings)
     routes.add("POST", "measure", measure, "Measure the time and memory of a step", body=settings)
+    routes.add("POST", "rates", rates, "The learning rate over the steps", body=settings)
     routes.add("GET", "thumbnails/{number:int}", thumbnail, small, answer=jpeg)

@@ -1,4 +1,4 @@
-"""The routes of queue and progress; every one is `async`, so that none waits for a generation."""
+"""How a route is added and answers; every one is `async`, so that none waits for a generation."""
 
 from __future__ import annotations
 
@@ -13,13 +13,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from ..errors import BadInput, Problem, TrainyardError
-from ..jobs.job import PENDING
 from ..settings.files import parse_object
-from ..settings.schema import listing
-from .answers import job_json, problems_json, status
-from .described import SETTINGS, TAG, Words, described
-from .work import checked
-from .yard import Yard
+from .answers import problems_json
+from .described import TAG, Words, described
 
 log = logging.getLogger(__name__)
 
@@ -150,136 +146,19 @@ def settings_of(body: Body) -> Body:
     return settings
 
 
-def add_job_routes(routes: Routes, yard: Yard) -> None:
-    """Adds the routes of the queue, which act on `yard`."""
-
-    async def read_status(request: Request) -> object:
-        asked = request.query_params
-        job_id, since = _whole(asked.get("job")), _whole(asked.get("since"))
-        return await in_thread(lambda: status(yard, job_id, since or 0))
-
-    async def read_log(request: Request) -> object:
-        del request
-        return {"log": yard.live.lines()}
-
-    async def read_schema(request: Request) -> object:
-        del request
-        return {"parameters": listing()}
-
-    async def list_jobs(request: Request) -> object:
-        del request
-        return {"jobs": [job_json(job) for job in await in_thread(yard.store.jobs)]}
-
-    async def read_job(request: Request) -> object:
-        return job_json(yard.store.get(_job_id(request)), settings=True)
-
-    async def add_job(request: Request) -> object:
-        body = await body_of(request)
-        settings = checked(settings_of(body))
-        job = yard.store.add(settings)
-        if body.get("start"):
-            yard.worker.start()
-        return {"job": job_json(job)}
-
-    async def change_job(request: Request) -> object:
-        settings = checked(settings_of(await body_of(request)))
-        return {"job": job_json(yard.store.edit(_job_id(request), settings))}
-
-    async def delete_job(request: Request) -> object:
-        yard.store.remove(_job_id(request))
-        return {}
-
-    async def act(request: Request) -> object:
-        action = ACTIONS.get(request.path_params["action"])
-        if action is None:
-            raise BadInput([Problem("action", "is unknown", f"known: {', '.join(ACTIONS)}")])
-        job_id, body = _job_id(request), await body_of(request)
-        yard.store.get(job_id)  # answers for a job that is gone
-        return {"done": await in_thread(lambda: action(yard, job_id, body))}
-
-    async def start(request: Request) -> object:
-        del request
-        return {"done": yard.worker.start()}
-
-    async def clear(request: Request) -> object:
-        del request
-        return {"removed": yard.store.clear()}
-
-    asked = {"job": "the job whose curve is known", "since": "the last step that is known of it"}
-    changed = {"settings": SETTINGS}
-    started = {**changed, "start": "yes or no: begin to work on the queue"}
-    acted = {
-        "save": "yes or no, with stop and skip: keep what was learned",
-        "place": "a number, with move: 0 runs next",
-        "resume": "yes or no, with requeue: go on from the last saved state",
-    }
-    actions = f"Do something with a job: {', '.join(ACTIONS)}"
-    routes.add("GET", "status", read_status, "Queue, progress, newest loss values", query=asked)
-    routes.add("GET", "log", read_log, "The newest lines of the log")
-    routes.add("GET", "schema", read_schema, "Every parameter of a training")
-    routes.add("GET", "jobs", list_jobs, "Every job, in the order in which they run")
-    routes.add("POST", "jobs", add_job, "Create a job", body=started)
-    routes.add("GET", "jobs/{job_id:int}", read_job, "A job with its settings")
-    routes.add("PATCH", "jobs/{job_id:int}", change_job, "Change a waiting job", body=changed)
-    routes.add("DELETE", "jobs/{job_id:int}", delete_job, "Forget a job; its files stay")
-    routes.add("POST", "jobs/{job_id:int}/{action}", act, actions, body=acted)
-    routes.add("POST", "queue/start", start, "Begin to work on the queue")
-    routes.add("POST", "queue/clear", clear, "Forget every job that has ended")
-
-
-Action = Callable[[Yard, int, Body], object]
-
-
-def _stop(yard: Yard, job_id: int, body: Body) -> object:
-    """Ends this job and leaves the queue waiting, as the button says."""
-    current = yard.worker.status.job
-    return current is not None and current.id == job_id and yard.worker.stop(save=_save(body))
-
-
-def _move(yard: Yard, job_id: int, body: Body) -> object:
-    yard.store.move(job_id, _whole(body.get("place")) or 0)
-    return True
-
-
-def _requeue(yard: Yard, job_id: int, body: Body) -> object:
-    yard.store.requeue(job_id, resume=body.get("resume") is True)
-    if len(yard.store.jobs(PENDING)) == 1:  # nothing that was stopped on purpose starts with it
-        yard.worker.start()
-    return True
-
-
-def _save(body: Body) -> bool:
-    return body.get("save") is True
-
-
-ACTIONS: Mapping[str, Action] = {
-    "pause": lambda yard, job_id, body: yard.worker.pause(job_id),
-    "resume": lambda yard, job_id, body: yard.worker.resume(job_id),
-    "stop": _stop,
-    "skip": lambda yard, job_id, body: yard.worker.skip(job_id, save=_save(body)),
-    "duplicate": lambda yard, job_id, body: job_json(yard.store.duplicate(job_id)),
-    "move": _move,
-    "requeue": _requeue,
-}
-
-
-def _job_id(request: Request) -> int:
-    return number_of(request.path_params["job_id"], "job")
-
-
 def number_of(text: object, where: str) -> int:
     """A whole number from an address or a body.
 
     Raises:
         BadInput: it is none.
     """
-    number = _whole(text)
+    number = whole(text)
     if number is None or not 0 <= number < 2**53:
         raise BadInput([Problem(where, "is no number that was given here", "reload the page")])
     return number
 
 
-def _whole(text: object) -> int | None:
+def whole(text: object) -> int | None:
     """A whole number, or None for anything else."""
     if isinstance(text, int) and not isinstance(text, bool):
         return text

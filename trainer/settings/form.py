@@ -16,7 +16,7 @@ from .values import Value
 TITLES: Mapping[str, str] = {
     "model": "Model and precision",
     "network": "Network",
-    "data": "Captions and damaged files",
+    "data": "Captions from file names",
     "pictures": "How pictures are cut",
     "length": "Long prompts and captions",
     "captions": "Captions that vary",
@@ -25,7 +25,7 @@ TITLES: Mapping[str, str] = {
     "copier": "First pass: the copier",
     "direction": "There and back",
     "preserve": "What stays as it is",
-    "prior": "What stays as it is: its weight",
+    "prior": "Regularisation pictures",
     "labels": "Answers of the unchanged model",
     "concept_labels": "What the unchanged model is asked",
     "training": "Steps, batches, memory",
@@ -91,6 +91,9 @@ def layout() -> Layout:
         section: tuple(field for field in fields if field.parameter.section == section)
         for section in ("what", "how", "more")
     }
+    sections["what"] = tuple(
+        sorted(sections["what"], key=lambda field: not field.parameter.required)
+    )
     groups = [
         FieldGroup(name, TITLES.get(name, name.capitalize()), members)
         for name in GROUPS

@@ -58,7 +58,8 @@ def _first(field: Field, common: dict[str, Any], offers: Mapping[str, Sequence[s
     if one.kind == "choices":
         return gr.CheckboxGroup(choices=list(one.choices), **common)
     if one.picks in offers:
-        return dropdown(offers[one.picks], free=True, **common)
+        none = () if one.required else ("",)  # so that the page shows nothing where nothing is set
+        return dropdown((*none, *offers[one.picks]), free=True, **common)
     lines = {"lines": FIRST_LINES, "max_lines": 12} if one.multiline else {"max_lines": 1}
     return gr.Textbox(placeholder=_placeholder(field), **lines, **common)
 

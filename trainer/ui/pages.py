@@ -53,6 +53,10 @@ SEARCH = """
   <p id="trainyard_search_none" class="trainyard_hint" hidden>No setting of this name here.</p>
 </div>
 """
+JUMP = (
+    '<a id="trainyard_jump" class="trainyard_button" href="#trainyard_run">Start and progress</a>'
+)
+"""Stays in sight on narrow screens, where what runs stands below the form."""
 PICTURE_PANEL = '<div id="trainyard_data" aria-live="polite"></div>'
 BUTTONS = (
     ("start", "Start training", "trainyard_primary"),

@@ -63,7 +63,7 @@ def _form(method: str, offers: Mapping[str, Sequence[str]]) -> list[Any]:
     with gr.Column(elem_id="trainyard_how", elem_classes=["trainyard_grid"]):
         fields += draw(plan.how)
     gr.HTML(pages.heading("More", "Everything else. Nothing here has to be changed."))
-    gr.HTML(pages.SEARCH)
+    gr.HTML(pages.SEARCH + pages.JUMP)
     for group in plan.more:
         with (
             gr.Accordion(

@@ -64,7 +64,6 @@ class OutputSettings:
         maximum=100,
         help="How many of these notes are kept; the oldest is removed first. Usually 2.",
         aliases=("save_last_n_steps_state",),
-        only_with=("save_state_every_steps",),
     )
     save_precision: str = parameter(
         "fp16",

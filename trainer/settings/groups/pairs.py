@@ -54,11 +54,13 @@ class MaskWeightSettings:
         maximum=1,
         help="With a mask: how much the rest of the picture counts, 0 to 1. With 0 nothing holds"
         " it in place.",
+        only_with=("picture_mask", "alpha", "files"),
     )
     normalise_mask: bool = parameter(
         True,
         help="With a mask: only its proportions count, so that a small mask teaches as much as a"
         " large one. Off: a picture counts as much as its mask is large, as in sd-scripts.",
+        only_with=("picture_mask", "alpha", "files"),
     )
 
 
