@@ -24,17 +24,21 @@ SIX = (
     Scene("triangle", "yellow", "blue"),
     Scene("cross", "white", "red"),
 )
-PROMPTS = "\n".join((sentence, tags)[number % 2](scene) for number, scene in enumerate(SIX))
-"""The pair's own caption, and what else the change is learnt under."""
+PROMPTS = "\n".join(
+    (sentence, tags)[number % 2](replace(scene, holed=number >= len(SIX)))
+    for number, scene in enumerate((*SIX, SIX[2], SIX[1], SIX[4]))
+)
+"""The pair's own caption, what else the change is learnt under, and prompts that name it already:
+under these the negative strength learns to take it away."""
 
 MEANING: dict[str, object] = {
     "blocks": "BASE",
     "rank": 4,
-    "alpha": 4,
-    "steps": 80,
+    "alpha": 8,
+    "steps": 100,
     "batch_size": 6,
     "min_timestep": 300,
-    "learning_rate": 1e-2,
+    "learning_rate": 5e-3,
 }
 """Only the text encoder learns, so that the change is one of meaning and carries over; where all
 layers learn, it becomes a pattern in one place and colour.  The lowest noise levels, at which a

@@ -1,0 +1,116 @@
+"""ADDifT: what each batch asks, at which strength, and what the labels are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.control import Control
+from trainer.hosts.standalone import StandaloneHost
+from trainer.methods.addift import Lesson, Lessons
+from trainer.plan import make_plan
+from trainer.session import Session
+from trainer.settings.groups import ModelSettings
+from trainer.settings.schema import parse
+from trainer.training_data import PairData
+
+Taught = Callable[..., AbstractContextManager[tuple[Session, PairData, list[Lesson]]]]
+
+
+@pytest.fixture
+def taught(jobs: dict[str, dict[str, object]], tmp_path: Path) -> Taught:
+    """A training's session, its pairs, and all its lessons."""
+
+    @contextmanager
+    def make(
+        method: str = "addift", **changes: object
+    ) -> Iterator[tuple[Session, PairData, list[Lesson]]]:
+        settings = parse(
+            {**jobs[method], "method": method, "steps": 10, "blocks": "M00", **changes}
+        )
+        host = StandaloneHost(tmp_path, tmp_path / "out", "cpu")
+        plan = make_plan(settings, host)
+        with host.borrow(settings[ModelSettings]) as model:
+            session = Session(settings, plan, model, host, control=Control(), sink=lambda _: None)
+            data, network = session.encode_pairs(), session.new_network()
+            with network:
+                yield session, data, list(islice(Lessons(session, data, network), 10))
+
+    return make
+
+
+def test_timesteps_sweep_the_range_once(taught: Taught) -> None:
+    with taught(min_timestep=200, max_timestep=400, batch_size=4) as (_, _, lessons):
+        for number, lesson in enumerate(lessons):
+            # batch n of 10 has the n-th tenth of 200 to 400
+            low = 200 + 20 * number
+            assert all(low <= t < low + 20 for t in lesson.samples.timesteps.tolist())
+        assert len(set(lessons[0].samples.timesteps.tolist())) > 1
+    with taught(fixed_timesteps_in_batch=True, batch_size=4) as (_, _, lessons):
+        assert all(len(set(one.samples.timesteps.tolist())) == 1 for one in lessons)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "back"), [(1.0, -0.25), (0.5, -0.125), (-2.0, -0.5), (0.0, 0.25)]
+)
+def test_every_second_batch_goes_back_at_its_ratio(
+    ratio: float, back: float, taught: Taught
+) -> None:
+    with taught(alternate_ratio=ratio, direction_strength=0.25) as (_, _, lessons):
+        assert [lesson.strength for lesson in lessons] == [0.25, back] * 5
+
+
+def clean(session: Session, lesson: Lesson, noise: torch.Tensor) -> torch.Tensor:
+    """The latents that a lesson asks about, given their noise."""
+    signal = session.model.schedule.alphas_cumprod[lesson.samples.timesteps].view(-1, 1, 1, 1)
+    return (lesson.samples.latents - (1 - signal).sqrt() * noise) / signal.sqrt()
+
+
+def test_each_way_the_other_picture_is_answered_under_the_same_noise(taught: Taught) -> None:
+    with taught(original_prompt="a cat", max_timestep=500) as (session, data, lessons):
+        pair = data.take([0])
+        schedule, encode = session.model.schedule, session.frozen_encoder(["a cat"])
+        for lesson, asked, shown in (
+            (lessons[0], pair.targets, pair.originals),
+            (lessons[1], pair.originals, pair.targets),
+        ):
+            at = lesson.samples.timesteps
+            signal = schedule.alphas_cumprod[at].view(-1, 1, 1, 1)
+            noise = (lesson.samples.latents - signal.sqrt() * asked) / (1 - signal).sqrt()
+            with torch.no_grad():
+                answer = session.model.denoise(
+                    schedule.add_noise(shown, noise, at), at, encode(["a cat"])
+                )
+            assert lesson.samples.prompts == ("a cat",)
+            torch.testing.assert_close(lesson.samples.labels, answer, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(clean(session, lesson, noise), asked, rtol=1e-3, atol=1e-3)
+
+
+def test_reverting_exchanges_the_pictures(taught: Taught) -> None:
+    with taught() as (_, plain, _), taught(revert=True) as (_, reverted, _):
+        assert torch.equal(plain.take([0]).originals, reverted.take([0]).targets)
+        assert torch.equal(plain.take([0]).targets, reverted.take([0]).originals)
+
+
+def test_below_0_every_second_batch_holds_pure_noise(taught: Taught) -> None:
+    with taught(alternate_ratio=-1, mask="difference", batch_size=4) as (session, _, lessons):
+        held = lessons[1].samples
+        assert held.mask is None
+        assert float(held.latents.std()) == pytest.approx(1, abs=0.1)
+        with torch.no_grad():
+            encode = session.frozen_encoder([""])
+            answer = session.model.denoise(held.latents, held.timesteps, encode([""] * 4))
+        # the label is what the bare model, whose network is still empty, answers to the same
+        torch.testing.assert_close(held.labels, answer, rtol=1e-3, atol=1e-3)
+        assert all(one.samples.mask is not None for one in lessons[0::2])
+
+
+def test_captions_and_trigger_words_of_a_folder_are_told(taught: Taught) -> None:
+    with taught("multi_addift", trigger_word="ohwx") as (_, _, lessons):
+        told = {prompt for lesson in lessons for prompt in lesson.samples.prompts}
+        assert told == {"ohwx, caption 0", "ohwx, caption 1"}
