@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from .data import regularisation
 from .data.folder import FolderReport, TrainingImage, inspect
@@ -128,6 +129,12 @@ def _pairs(
     return Pictures(images, tuple(pair.original for pair in cut), cut)
 
 
+@lru_cache(maxsize=1 << 14)
+def _caption_tokens(caption: str) -> int:
+    """Remembered, because a form asks for the plan again and again."""
+    return token_count(caption, lambda text: tokenize(clip_tokenizer(), text))
+
+
 def long_captions(
     images: Sequence[TrainingImage],
     settings: JobSettings,
@@ -145,7 +152,7 @@ def long_captions(
         caption = variants.plain(image.caption)
         # a token is one byte at least, so that most need no counting
         if len(caption.encode()) > most:
-            count = token_count(caption, lambda text: tokenize(clip_tokenizer(), text))
+            count = _caption_tokens(caption)
             if count > most:
                 long[image.path] = count
     if long and wanted.truncate_prompts:

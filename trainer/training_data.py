@@ -58,7 +58,8 @@ class PictureData(TrainingData):
     @property
     def captions(self) -> tuple[str, ...]:
         """All captions that occur, each once, where they do not vary."""
-        plain = dict.fromkeys(self.variants.plain(one) for one in self.dataset.captions)
+        images = dict.fromkeys(view.image for view in self.dataset.views)
+        plain = (self.variants.plain(one.caption, bare=one.regularises) for one in images)
         return tuple(dict.fromkeys(self.cut(caption) for caption in plain))
 
     def upcoming(self, batches: int) -> tuple[str, ...]:
@@ -83,8 +84,10 @@ class PictureData(TrainingData):
         )
 
     def _captions(self, indices: Sequence[int], place: tuple[int, int]) -> tuple[str, ...]:
-        own = [self.dataset.views[index].image.caption for index in indices]
-        return tuple(self.cut(caption) for caption in self.variants.at(own, *place))
+        images = [self.dataset.views[index].image for index in indices]
+        captions = [image.caption for image in images]
+        bare = [image.regularises for image in images]
+        return tuple(self.cut(one) for one in self.variants.at(captions, *place, bare=bare))
 
 
 class Places:

@@ -60,6 +60,11 @@ def test_captions_are_their_own_and_the_trigger_is_not_in_them(tmp_path) -> None
     pictures, _, _ = found(settings)
     captions = [view.image.caption for view in pictures.views]
     assert captions == ["ohwx, me 0", "ohwx, me 1", "a woman 0", "someone"]
+    # and so they are trained, varied or not
+    bare = [view.image.regularises for view in pictures.views]
+    for wanted in (CaptionSettings(), CaptionSettings(shuffle_tags=True, keep_tokens=9)):
+        variants = CaptionVariants(wanted, "ohwx")
+        assert list(variants.at(captions, 0, 0, bare=bare)) == captions
 
 
 def test_problems_name_the_regularisation_folder(tmp_path) -> None:

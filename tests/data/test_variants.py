@@ -37,6 +37,13 @@ def test_what_is_put_around_a_caption(caption, trigger, settings, expected) -> N
     assert found.at([caption], 3, 4) == (expected,)
 
 
+def test_a_bare_caption_gets_nothing_around_it() -> None:
+    around = {"caption_prefix": "photo of", "caption_suffix": "in oil"}
+    for settings in (around, {**around, "shuffle_tags": True}):
+        found = variants("me", **settings).at(["me, a", "b"], 0, 0, bare=[False, True])
+        assert found == ("me, photo of a in oil", "b")
+
+
 def test_tags_are_mixed_in_every_order_and_none_is_lost() -> None:
     found = Counter(drawn("a, b, c", 600, shuffle_tags=True))
     assert len(found) == 6

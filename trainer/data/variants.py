@@ -42,36 +42,48 @@ class CaptionVariants:
             or wanted.wildcards
         )
 
-    def at(self, captions: Sequence[str], epoch: int, batch: int) -> tuple[str, ...]:
+    def at(
+        self,
+        captions: Sequence[str],
+        epoch: int,
+        batch: int,
+        *,
+        bare: Sequence[bool] | None = None,
+    ) -> tuple[str, ...]:
         """The captions of a batch.
 
         Args:
             captions: as the pictures have them, the trigger word in front.
             epoch: from 0.
             batch: the batch's number within the epoch.
+            bare: which get neither prefix nor suffix; None: all get them.
         """
+        bare = (False,) * len(captions) if bare is None else bare
+        both = list(zip(captions, bare, strict=True))
         if not self.varies:
-            return tuple(self.plain(caption) for caption in captions)
+            return tuple(self.plain(caption, bare=alone) for caption, alone in both)
         # a text seed is hashed with SHA-512, so that neighbouring seeds share nothing
         draw = random.Random(f"{self._seed}/captions/{epoch}/{batch}")
-        return tuple(self._drawn(caption, epoch, draw) for caption in captions)
+        return tuple(self._drawn(caption, alone, epoch, draw) for caption, alone in both)
 
-    def plain(self, caption: str) -> str:
+    def plain(self, caption: str, *, bare: bool = False) -> str:
         """A caption of which nothing is drawn."""
-        text = self._text(caption)
+        text = self._text(caption, bare)
         mark, other = self._settings.keep_tokens_separator, self._settings.secondary_separator
         if mark and mark in text:
             text = f"{SEPARATOR} ".join(_tags(text.replace(mark, SEPARATOR)))
-        return with_trigger(self._trigger, text.replace(other, SEPARATOR) if other else text)
+        return with_trigger(
+            self._split(caption)[0], text.replace(other, SEPARATOR) if other else text
+        )
 
-    def _drawn(self, caption: str, epoch: int, draw: random.Random) -> str:
+    def _drawn(self, caption: str, bare: bool, epoch: int, draw: random.Random) -> str:
         wanted = self._settings
         # drawn in any case, so that one caption's fate does not change the next one's
         dropped = draw.random() < wanted.caption_dropout_rate
         every = wanted.caption_dropout_every_epochs
         if wanted.wildcards:
             caption = self._chosen(caption, draw)
-        head, flexible, tail = self._parts(caption)
+        head, flexible, tail = self._parts(caption, bare)
         if wanted.shuffle_tags:
             # `random()` is the one sequence that Python promises never to change
             flexible = sorted(flexible, key=lambda _: draw.random())
@@ -80,31 +92,33 @@ class CaptionVariants:
         if dropped or (every and (epoch + 1) % every == 0):
             return ""
         if not wanted.shuffle_tags and not wanted.tag_dropout_rate:
-            return self.plain(caption)
+            return self.plain(caption, bare=bare)
         return self._joined([*head, *flexible, *tail])
 
     def _chosen(self, caption: str, draw: random.Random) -> str:
         """One of the caption's lines, with one of the words of each {a|b}."""
-        own = self._without_trigger(caption)
+        trigger, own = self._split(caption)
         lines = [line for line in own.split("\n") if line.strip()] or [""]
         line = _one_of(lines, draw).replace("{{", _OPEN).replace("}}", _CLOSE)
         while _CHOICE.search(line):
             line = _CHOICE.sub(lambda match: _one_of(match[1].split("|"), draw), line)
-        return with_trigger(self._trigger, line.replace(_OPEN, "{").replace(_CLOSE, "}"))
+        return with_trigger(trigger, line.replace(_OPEN, "{").replace(_CLOSE, "}"))
 
-    def _text(self, caption: str) -> str:
+    def _text(self, caption: str, bare: bool) -> str:
         """A caption without its trigger, between prefix and suffix."""
+        own = " ".join(self._split(caption)[1].split())
+        if bare:
+            return own
         prefix, suffix = (
             text.strip() for text in (self._settings.caption_prefix, self._settings.caption_suffix)
         )
-        own = " ".join(self._without_trigger(caption).split())
         text = " ".join(part for part in (prefix, own) if part)
         space = " " if text and suffix and not suffix.startswith(SEPARATOR) else ""
         return f"{text}{space}{suffix}"
 
-    def _parts(self, caption: str) -> tuple[list[str], list[str], list[str]]:
+    def _parts(self, caption: str, bare: bool) -> tuple[list[str], list[str], list[str]]:
         """Tags that stay in front, those that may move, and those that stay at the end."""
-        wanted, text = self._settings, self._text(caption)
+        wanted, text = self._settings, self._text(caption, bare)
         mark = wanted.keep_tokens_separator
         if mark and mark in text:
             first, *rest = text.split(mark, 2)
@@ -113,13 +127,16 @@ class CaptionVariants:
         else:
             tags = _tags(text)
             head, flexible, tail = tags[: wanted.keep_tokens], tags[wanted.keep_tokens :], []
-        return [*_tags(self._trigger), *head], flexible, tail
+        return [*_tags(self._split(caption)[0]), *head], flexible, tail
 
-    def _without_trigger(self, caption: str) -> str:
-        if caption == self._trigger:
-            return ""
+    def _split(self, caption: str) -> tuple[str, str]:
+        """The trigger word, if it is in front, and the rest."""
+        if self._trigger and caption == self._trigger:
+            return self._trigger, ""
         start = f"{self._trigger}{SEPARATOR} "
-        return caption[len(start) :] if self._trigger and caption.startswith(start) else caption
+        if self._trigger and caption.startswith(start):
+            return self._trigger, caption[len(start) :]
+        return "", caption
 
     def _joined(self, tags: Sequence[str]) -> str:
         text = f"{SEPARATOR} ".join(tags)

@@ -31,7 +31,8 @@ class CaptionSettings(LengthSettings):
 
     caption_prefix: str = parameter(
         "",
-        help="Text that is put before every caption, behind the trigger word. Usually empty.",
+        help="Text that is put before every caption, behind the trigger word; not before those of"
+        " regularisation pictures. Usually empty.",
     )
     caption_suffix: str = parameter(
         "",
