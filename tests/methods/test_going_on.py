@@ -28,6 +28,30 @@ CASES: dict[str, tuple[str, int, dict[str, object]]] = {
     "lora, accumulation": ("lora", 3, {"gradient_accumulation_steps": 2, "max_grad_norm": 1.0}),
     "lora, text encoder": ("lora", 3, {"blocks": "BASE,M00", "text_encoder_learning_rate": 1e-3}),
     "lora, schedule": ("lora", 3, {"lr_scheduler": "cosine", "lr_warmup_steps": 2}),
+    "lora, dropout, norms, LoRA+": (
+        "lora",
+        3,
+        {
+            "network": "c3lier",
+            "conv_rank": 1,
+            "lora_plus_ratio": 4,
+            "network_dropout": 0.2,
+            "rank_dropout": 0.3,
+            "module_dropout": 0.2,
+            "scale_weight_norms": 0.001,
+            "gradient_accumulation_steps": 2,
+        },
+    ),
+    "lora, schedule-free": (
+        "lora",
+        3,
+        {"optimizer": "AdamWScheduleFree", "lr_scheduler": "constant", "save_every_steps": 1},
+    ),
+    "difference, schedule-free, second pass": (
+        "difference",
+        STEPS + 3,
+        {"optimizer": "AdamWScheduleFree", "lr_scheduler": "constant", "module_dropout": 0.3},
+    ),
     "ileco": ("ileco", 3, {"pool_latents": "both"}),
     "difference, first pass": ("difference", 3, {}),
     "difference, second pass": ("difference", STEPS + 3, {}),
@@ -70,6 +94,8 @@ def test_the_file_is_the_same_to_the_byte(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     method, update, changes = CASES[case]
+    if "schedule-free" in case:
+        pytest.importorskip("schedulefree")
     more = {"steps": STEPS, "save_state_every_steps": 2, "save_preview": False, "name": "r"}
     settings = parse({**jobs[method], "method": method, "blocks": "M00,OUT05", **more, **changes})
 

@@ -1,0 +1,47 @@
+"""What holds for every kind of network, trained by a method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.events import Event, StepDone
+from trainer.loop import Outcome
+from trainer.networks import kohya
+from trainer.networks.kinds import KINDS
+
+Run = Callable[..., tuple[Path, Outcome, list[Event]]]
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_it_trains_and_goes_on_from_its_file(kind: str, run: Run) -> None:
+    """Two steps and two more; at a learning rate of nearly 0 the file is the same again."""
+    sizes = {"network": kind, "blocks": "BASE,IN01,OUT05", "steps": 2, "lr_scheduler": "constant"}
+    file, outcome, events = run("lora", name="first", learning_rate=1e-2, **sizes)
+    losses = [event.loss for event in events if isinstance(event, StepDone)]
+    assert (outcome.steps, len(losses)) == (2, 2)
+    assert all(map(math.isfinite, losses))
+    first, metadata = kohya.load(file)
+    assert metadata["ss_network_module"] == KINDS[kind].module
+    again, _, _ = run("lora", name="again", learning_rate=1e-9, resume_from=str(file), **sizes)
+    second, _ = kohya.load(again)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=0, atol=1e-7)
+    names = {key.partition(".")[2] for key in first} - {"alpha"}
+    assert names <= set(KINDS[kind].tensor_names)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("kind", ["c3lier", "loha_conv", "lokr_conv", "dora_conv"])
+def test_it_trains_in_less_than_full_precision(kind: str, precision: str, run: Run) -> None:
+    file, _, events = run(
+        "lora", network=kind, blocks="IN01,OUT05", steps=2, base_precision=precision
+    )
+    assert all(math.isfinite(event.loss) for event in events if isinstance(event, StepDone))
+    tensors, _ = kohya.load(file)
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
