@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from trainer.networks import loha
 from trainer.networks.adapter import Adapter, Size
 from trainer.networks.loha import ConvForm, Hadamard, LinearForm, Loha, PairedHadamard, build
 
@@ -50,7 +51,7 @@ def layer_and_adapter(layer: nn.Module) -> tuple[nn.Module, Adapter]:
     ],
     ids=["linear", "conv 1x1", "conv 3x3"],
 )
-def test_pairs_of_ranks_give_what_delta_w_gives(
+def test_every_way_gives_the_same(
     layer: nn.Module, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -58,15 +59,17 @@ def test_pairs_of_ranks_give_what_delta_w_gives(
     layer.double()
     adapter.double()
     found = []
-    for paired in (False, True):
+    for paired, small_rank in ((False, 0), (True, 0), (True, 8)):
         monkeypatch.setattr(Loha, "pairs_are_cheaper", lambda *_, paired=paired: paired)
+        monkeypatch.setattr(loha, "SMALL_RANK", small_rank)
         x = torch.ones(shape).double().cumsum(1).sin().requires_grad_()
         adapter.zero_grad()
         output = adapter(x, layer(x))
         output.square().sum().backward()
         found.append([output.detach(), x.grad, *(w.grad.clone() for w in adapter.parameters())])
-    for whole, by_pairs in zip(*found, strict=True):
-        torch.testing.assert_close(whole, by_pairs)
+    for whole, by_pairs, by_few_pairs in zip(*found, strict=True):
+        torch.testing.assert_close(by_pairs, whole)
+        torch.testing.assert_close(by_few_pairs, whole)
 
 
 def test_pairs_are_for_small_ranks_and_small_pictures() -> None:

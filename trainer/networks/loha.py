@@ -6,7 +6,7 @@ Source: Hyeon-Woo et al. 2021, FedPara: Low-rank Hadamard Product, proposition 1
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -32,6 +32,9 @@ from .targets import Layer
 W1_A, W1_B, W2_A, W2_B = TENSOR_NAMES = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 FORMING = 5
 """What forming delta W costs by rank, forward and backward, in uses of delta W itself."""
+
+SMALL_RANK = 8
+"""Up to here the pairs of ranks are few beside the layer's own width."""
 
 
 class Form(Protocol):
@@ -192,10 +195,21 @@ class Loha(Adapter):
         w1_a = self.w1_a * self.factor
         if self.mask:
             w1_a = self.mask.thin_ranks(w1_a)
-        factors = (w.to(dtype) for w in (w1_a, self.w1_b, self.w2_a, self.w2_b))
-        way = PairedHadamard if self.pairs_are_cheaper(output.numel() // len(w1_a)) else Hadamard
-        addition: Tensor = way.apply(x.to(dtype), *factors, self.form)  # type: ignore[no-untyped-call]
+        factors = [w.to(dtype) for w in (w1_a, self.w1_b, self.w2_a, self.w2_b)]
+        addition = self.addition(x.to(dtype), factors, output.numel() // len(w1_a))
         return output + (self.mask.thin(addition) if self.mask else addition)
+
+    def addition(self, x: Tensor, factors: Sequence[Tensor], positions: int) -> Tensor:
+        """x through delta W by the cheapest way for so many positions of x."""
+        if not self.pairs_are_cheaper(positions):
+            found: Tensor = Hadamard.apply(x, *factors, self.form)  # type: ignore[no-untyped-call]
+        elif self.rank > SMALL_RANK:
+            found = PairedHadamard.apply(x, *factors, self.form)  # type: ignore[no-untyped-call]
+        else:  # what autograd keeps is small, and cheaper to keep than to make again
+            w1_a, w1_b, w2_a, w2_b = factors
+            low = self.form.apply(x, row_pairs(w1_b, w2_b))
+            found = _second(self.form).apply(low, column_pairs(w1_a, w2_a))
+        return found
 
     def pairs_are_cheaper(self, positions: int) -> bool:
         """Whether the product of rank^2 needs fewer multiplications than delta W, both ways."""
