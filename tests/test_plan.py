@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import BadInput
+from trainer.models.detect import Detection
 from trainer.models.families import SD1, SD2, SDXL
 from trainer.plan import free_name, make_plan
 from trainer.settings.groups import ModelSettings
@@ -18,8 +19,9 @@ class Host:
         self.output_dir = folder / "out"
         self.log_dir = folder / "logs"
 
-    def check_model(self, settings: ModelSettings) -> str:
-        return {"xl": SDXL, "v2": SD2}.get(settings.checkpoint, SD1).title
+    def check_model(self, settings: ModelSettings) -> Detection:
+        family = {"xl": SDXL, "v2": SD2}.get(settings.checkpoint, SD1)
+        return Detection(family, family.title)
 
 
 @pytest.fixture
@@ -45,6 +47,8 @@ def test_frames_and_epochs_follow_from_the_pictures(plan):
     found = plan()
     assert found.model_title == "Stable Diffusion 1"
     assert found.warnings == ()
+    assert found.estimated_mb is not None
+    assert 1000 < found.estimated_mb < 8000  # SD1's weights alone are 3750 MB in fp32
     assert found.frames == {(64, 64): 3, (64, 96): 1}
     assert found.steps_per_epoch == 3  # two batches of 64 x 64 px, one of 64 x 96 px
     assert found.epochs == 4

@@ -183,6 +183,8 @@ def _check(options: argparse.Namespace) -> int:
     print(f"file        {plan.output_file}")
     for step, path in plan.save_points.items():
         print(f"  at step {step}: {path.name}")
+    if plan.estimated_mb is not None:
+        print(f"memory      about {plan.estimated_mb:,.0f} MB at the peak, estimated")
     for warning in plan.warnings:
         print(f"warning     {warning}")
     if not options.quick:

@@ -8,14 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from .data.batches import BatchOrder
 from .data.folder import TrainingImage
 from .data.pairs import PairView
 from .data.views import View
 from .errors import BadInput, Problem
+from .estimate import peak_mb
 from .hosts.protocol import Host
-from .models.families import BY_TITLE, Family
+from .models.families import Family
 from .networks import kohya
 from .optim.optimizers import check_optimizer, warnings_of
 from .optim.schedules import check_schedule
@@ -36,6 +38,8 @@ from .sources import find_pictures, long_prompts
 
 SMALLER_MADE_PX = 768
 """Families made for sizes up to this have checkpoints for 512 px too."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Plan:
     """Of the pictures, without its parents."""
     blocks: tuple[str, ...] = BLOCKS
     """Which of the 26 blocks the model has."""
+    estimated_mb: float | None = None
+    """About how much memory the device needs at most; None: nobody has estimated it."""
 
     @property
     def epochs(self) -> int:
@@ -80,14 +86,14 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
     problems: list[Problem] = []
     warnings: list[str] = []
 
-    def collect(check: Callable[[], object]) -> object:
+    def collect(check: Callable[[], Result]) -> Result | None:
         try:
             return check()
         except BadInput as error:
             problems.extend(error.problems)
             return None
 
-    title = collect(lambda: host.check_model(settings[ModelSettings]))
+    model = collect(lambda: host.check_model(settings[ModelSettings]))
     last = saved_pass(settings)
     for file in _files_to_continue(settings, last):
         collect(lambda file=file: kohya.load(user_path(file)))  # type: ignore[misc]
@@ -104,14 +110,15 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
     output_file = host.output_dir / f"{output.name}.safetensors"
     collect(lambda: _check_output(output, output_file))
     save_points = _save_points(output, output_file, steps, per_epoch, problems)
-    if problems:
+    if problems or model is None or model.family is None:
         raise BadInput(problems)
-    family = BY_TITLE[str(title)]
+    family = model.family
+    frames = Counter(view.frame_px for view in samples)
     return Plan(
-        model_title=str(title),
+        model_title=model.title,
         images=pictures.images,
         views=samples,
-        frames=Counter(view.frame_px for view in samples),
+        frames=frames,
         steps=steps,
         steps_per_epoch=per_epoch,
         output_file=output_file,
@@ -120,6 +127,7 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
         pairs=pictures.pairs,
         folder_name=pictures.images[0].path.parent.name if pictures.images else "",
         blocks=family.blocks,
+        estimated_mb=peak_mb(settings, model, tuple(frames)),
     )
 
 

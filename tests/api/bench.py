@@ -20,6 +20,8 @@ from trainer.csv_log import CsvLog
 from trainer.errors import BadInput, Problem
 from trainer.events import PhaseStarted, Saved, Sink, StepDone
 from trainer.jobs.job import Job
+from trainer.models.detect import Detection
+from trainer.models.families import SD1
 
 HEADERS = {"X-Trainyard": "1"}
 STEPS = 5
@@ -32,9 +34,9 @@ class Surroundings:
         self.output_dir = folder / "out"
         self.log_dir = folder / "logs"
 
-    def check_model(self, settings: object) -> str:
+    def check_model(self, settings: object) -> Detection:
         del settings
-        return "Stable Diffusion 1"
+        return Detection(SD1, SD1.title)
 
     def checkpoints(self) -> list[str]:
         return ["a.safetensors", "b.safetensors"]

@@ -26,7 +26,7 @@ def host(tmp_path_factory):
 
 def test_it_is_a_small_sd1_checkpoint(host):
     assert CHECKPOINT.stat().st_size <= 30_000_000
-    assert host.check_model(SETTINGS) == "Stable Diffusion 1"
+    assert host.check_model(SETTINGS).title == "Stable Diffusion 1"
 
 
 def test_it_draws_what_it_is_told(host):

@@ -20,7 +20,7 @@ def host(tiny_checkpoint: Path, tmp_path: Path) -> StandaloneHost:
 @pytest.mark.parametrize("name", ["tiny", "tiny.safetensors", "PATH"])
 def test_checkpoint_is_found_by_name_and_by_path(host, tiny_checkpoint, name):
     settings = ModelSettings(checkpoint=str(tiny_checkpoint) if name == "PATH" else name)
-    assert host.check_model(settings) == "Stable Diffusion 1"
+    assert host.check_model(settings).title == "Stable Diffusion 1"
     with host.borrow(settings) as model:
         assert model.origin.name == "tiny.safetensors"
         assert len(model.origin.sha256) == 64

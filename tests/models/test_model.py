@@ -9,7 +9,7 @@ from tests.conftest import tiny_tensors
 from trainer.data.views import Framing
 from trainer.errors import BadInput
 from trainer.models.families import SD1, SD2, SDXL
-from trainer.models.model import DiffusionModel, assemble_model, compute_dtype
+from trainer.models.model import DiffusionModel, assemble_model, at_once, compute_dtype
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 FP32, FP16, BF16, FP8 = torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn
@@ -105,3 +105,17 @@ def test_parts_nobody_else_holds_are_set_aside_until_they_are_needed() -> None:
     assert moved == [CPU]
     copied.at_hand(copied.vae)
     assert moved == [CPU, torch.device("meta")]
+
+
+def test_large_pictures_go_through_the_vae_one_by_one() -> None:
+    model = assemble_model(tiny_tensors(SD1), SD1, device=CPU)
+    assert [at_once(size) for size in ((512, 512), (1024, 1024), (2048, 2048), (512, 768))] == [
+        *(4, 1, 1, 2),
+    ]
+    pixels = torch.rand(5, 3, 64, 64) * 2 - 1
+    together = model.encode_pixels(pixels)
+    apart = torch.cat([model.encode_pixels(one[None]) for one in pixels])
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
+    drawn = model.decode_latents(together)
+    alone = torch.cat([model.decode_latents(one[None]) for one in together])
+    torch.testing.assert_close(drawn, alone, atol=1e-4, rtol=0)

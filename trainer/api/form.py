@@ -56,6 +56,7 @@ def plan(
         f"{made.model_title}",
         *_amounts(settings, len(made.images), len(made.views), made.steps_per_epoch),
         *([f"{saves} copies saved on the way"] if saves else []),
+        *_memory(made.estimated_mb),
     ]
     told = {
         "facts": facts,
@@ -129,6 +130,14 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _memory(estimated_mb: float | None) -> list[str]:
+    """The estimated peak, in the words of the plan."""
+    if estimated_mb is None:
+        return []
+    amount = f"{estimated_mb / 1024:.1f} GB" if estimated_mb >= 1024 else f"{estimated_mb:.0f} MB"
+    return [f"about {amount} of memory at the peak (estimated)"]
 
 
 def _amounts(settings: JobSettings, images: int, samples: int, steps_per_epoch: float) -> list[str]:

@@ -17,6 +17,7 @@ from ..control import Control
 from ..demo.checkpoint import CHECKPOINT
 from ..diffusion.schedule import scaled_linear
 from ..hosts.standalone import StandaloneHost
+from ..models.detect import Detection
 from ..models.families import SD1
 from ..models.layout import lay_out
 from ..models.model import DTYPES, DiffusionModel, Origin
@@ -113,10 +114,11 @@ class BenchHost:
     def log_dir(self) -> Path:
         return self.folder / "logs"
 
-    def check_model(self, settings: ModelSettings) -> str:
+    def check_model(self, settings: ModelSettings) -> Detection:
         """See `Host.check_model`: there is but one."""
         del settings
-        return self.model.family.title
+        weights = sum(parameter.numel() for parameter in self.model.unet.parameters())
+        return Detection(self.model.family, self.model.family.title, unet_weights=weights)
 
     @contextmanager
     def borrow(

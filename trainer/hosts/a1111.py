@@ -24,6 +24,7 @@ from ..settings.values import proposal
 from .gate import INTERLEAVE, Manners
 
 if TYPE_CHECKING:
+    from ..models.detect import Detection
     from ..models.model import DiffusionModel
     from .loan import Lender
 
@@ -72,7 +73,7 @@ class WebuiHost:
         chosen = sd_models.checkpoint_aliases.get(shared.opts.sd_model_checkpoint)
         return "" if chosen is None else str(chosen.name)
 
-    def check_model(self, settings: ModelSettings) -> str:
+    def check_model(self, settings: ModelSettings) -> Detection:
         """See `Host.check_model`."""
         from .loan import inspect
 

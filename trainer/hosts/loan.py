@@ -109,8 +109,8 @@ class LoanLost(TrainyardError):
     """The webui's model cannot be had back."""
 
 
-def inspect(lender: Lender, info: Any, vae: Path | None) -> str:
-    """What a checkpoint is, in words; looks at the live model where it is that one.
+def inspect(lender: Lender, info: Any, vae: Path | None) -> Detection:
+    """What a checkpoint is; looks at the live model where it is that one.
 
     Raises:
         BadInput: it cannot be trained on, or the VAE file holds no VAE.
@@ -123,7 +123,7 @@ def inspect(lender: Lender, info: Any, vae: Path | None) -> str:
     _trainable(info, found)
     if vae is not None:
         read_vae(vae)
-    return found.title
+    return found
 
 
 class Loan:

@@ -10,6 +10,7 @@ from ..control import Control
 from ..settings.groups import ModelSettings
 
 if TYPE_CHECKING:
+    from ..models.detect import Detection
     from ..models.model import DiffusionModel
 
 
@@ -24,11 +25,11 @@ class Host(Protocol):
     def log_dir(self) -> Path:
         """Where logs belong."""
 
-    def check_model(self, settings: ModelSettings) -> str:
+    def check_model(self, settings: ModelSettings) -> Detection:
         """Looks at checkpoint and VAE without loading them.
 
         Returns:
-            What the checkpoint is, in words.
+            What the checkpoint is; its family is known.
 
         Raises:
             BadInput: a file is unknown, damaged, or nothing that can be trained on.

@@ -12,7 +12,7 @@ import torch
 from ..control import Control
 from ..errors import BadInput, Problem
 from ..models.checkpoint import EXTENSIONS, legacy_hash, metadata, read_tensors
-from ..models.detect import detect
+from ..models.detect import Detection, detect
 from ..models.families import CONV_IN
 from ..models.hashes import HashCache
 from ..models.layout import lay_out
@@ -78,7 +78,7 @@ class StandaloneHost:
             if path.suffix.lower() in EXTENSIONS and path.is_file()
         )
 
-    def check_model(self, settings: ModelSettings) -> str:
+    def check_model(self, settings: ModelSettings) -> Detection:
         """See `Host.check_model`."""
         tensors = read_tensors(self._find("checkpoint", settings.checkpoint), "checkpoint")
         found = detect(tensors)
@@ -86,7 +86,7 @@ class StandaloneHost:
             raise _refused(settings.checkpoint, found.title, found.reason)
         if settings.vae:
             self._read_vae(settings.vae)
-        return found.title
+        return found
 
     @contextmanager
     def borrow(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -36,11 +36,13 @@ class Detection:
         family: the family when Trainyard can train on it, else None.
         title: what the file is, in words: "Stable Diffusion XL", "a LoRA file".
         reason: why it cannot be trained on; empty when it can.
+        unet_weights: how many numbers its UNet holds; 0 where nobody has counted.
     """
 
     family: Family | None
     title: str
     reason: str = ""
+    unet_weights: int = 0
 
 
 def detect(tensors: Tensors) -> Detection:
@@ -57,7 +59,8 @@ def detect(tensors: Tensors) -> Detection:
         if kind is not None:
             reason += "; train on the ordinary checkpoint, whose LoRAs work on this one too"
         return Detection(None, f"{found.title}, {kind}" if kind else found.title, reason)
-    return found
+    weights = sum(t.numel() for name, t in tensors.items() if name.startswith(UNET_PREFIX))
+    return replace(found, unet_weights=weights)
 
 
 def _by_text_encoder(tensors: Tensors) -> Detection:

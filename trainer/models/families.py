@@ -124,7 +124,6 @@ SDXL = Family(
 )
 
 FAMILIES = (SD1, SD2, SDXL)
-BY_TITLE = {family.title: family for family in FAMILIES}
 
 SIZE_EMBEDDING_WIDTH = 256
 """Width in which SDXL's UNet is told each of six sizes.  Source: the sd_xl_base config."""

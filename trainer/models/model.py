@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel
 
+from ..data.buckets import LATENT_CELL_PX
 from ..diffusion.schedule import NoiseSchedule, PredictionType, scaled_linear, zero_terminal_snr
 from ..errors import BadInput, Problem
 from .assemble import assemble_text_encoder, assemble_unet, assemble_vae
@@ -20,6 +21,8 @@ from .prompts import PromptStyle, WeightedEncoder
 from .text import Conditioning, PromptEncoder, TextEncoder
 from .tokenizer import clip_tokenizer
 
+AT_ONCE_PX = 4 * 512 * 512
+"""Most pixels of several pictures that go through the VAE together."""
 ASIDE = torch.device("cpu")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,6 +48,11 @@ def compute_dtype(precision: str, stored: torch.dtype, device: torch.device) -> 
     if precision in STORAGES and stored is torch.float32:
         return torch.bfloat16 if has_bfloat16 else torch.float16
     return torch.float32 if stored is torch.bfloat16 and not has_bfloat16 else stored
+
+
+def at_once(size_px: tuple[int, int]) -> int:
+    """How many pictures of a (height, width) go through the VAE together."""
+    return max(1, AT_ONCE_PX // (size_px[0] * size_px[1]))
 
 
 @dataclass(frozen=True)
@@ -161,16 +169,23 @@ class DiffusionModel:
         """
         vae = self.vae
         self.at_hand(vae)
-        posterior = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
-        return (posterior.mean * self.family.latent_scale).float()
+        means = [
+            vae.encode(part.to(self.device, vae.dtype)).latent_dist.mean
+            for part in pixels.split(at_once((pixels.shape[-2], pixels.shape[-1])))
+        ]
+        return (torch.cat(means) * self.family.latent_scale).float()
 
     @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents [n, 4, h, w] to pixels [n, 3, 8h, 8w], float32, clamped to -1..1."""
         self.at_hand(self.vae)
         scaled = (latents / self.family.latent_scale).to(self.vae.dtype)
-        pixels: torch.Tensor = self.vae.decode(scaled, return_dict=False)[0]
-        return pixels.float().clamp(-1, 1)
+        height, width = (side * LATENT_CELL_PX for side in latents.shape[-2:])
+        parts: list[torch.Tensor] = [
+            self.vae.decode(part, return_dict=False)[0]
+            for part in scaled.split(at_once((height, width)))
+        ]
+        return torch.cat(parts).float().clamp(-1, 1)
 
 
 def assemble_model(

@@ -1,0 +1,92 @@
+"""What a training step of a full-size model keeps for its backward pass, counted without computing.
+
+The model lies on the meta device: every operation gives a shape and no numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from trainer.networks.network import Network
+from trainer.networks.sizes import Sizes
+from trainer.networks.targets import find_targets
+from trainer.settings.groups import BLOCKS
+
+UNITS = ("ResnetBlock2D", "BasicTransformerBlock")
+"""What diffusers computes again as a whole under gradient checkpointing."""
+
+
+class FusedAttention(torch.autograd.Function):
+    """Keeps what fused kernels keep: their inputs and their output, no matrix of weights."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        raise NotImplementedError("the step is counted, not made")
+
+
+def kept_bytes(
+    unet: UNet2DConditionModel, family: str, cells: int, patch: pytest.MonkeyPatch
+) -> tuple[int, int]:
+    """Bytes kept by one sample of `cells` x `cells` latents: of all, and with checkpointing."""
+    patch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda query, key, value, **how: FusedAttention.apply(query, key, value),
+    )
+    unet.requires_grad_(False).train()
+    for module in unet.modules():  # as autocast does
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+            module.float().register_forward_pre_hook(lambda module, given: (given[0].float(),))
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            module.register_forward_pre_hook(
+                lambda module, given: (given[0].to(module.weight.dtype),)
+            )
+    targets = find_targets(unet, [], family=family, blocks=BLOCKS)
+    network = Network(targets, "lierla", Sizes(1, 1.0), dtype=unet.dtype, device="meta")
+    weights = {p.untyped_storage()._cdata for p in (*unet.parameters(), *network.parameters())}
+    seen: dict[int, Tensor] = {}
+    by_unit: dict[int, int] = {}
+    inputs: list[int] = []
+    current: list[int] = [0]
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights and storage._cdata not in seen:
+            seen[storage._cdata] = tensor
+            by_unit[current[-1]] = by_unit.get(current[-1], 0) + storage.nbytes()
+        return tensor
+
+    def enter(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        current.append(id(module))
+        inputs.append(given[0].nbytes)
+
+    def leave(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        current.pop()
+
+    for module in unet.modules():
+        if type(module).__name__ in UNITS:
+            module.register_forward_pre_hook(enter)
+            module.register_forward_hook(leave)
+    told = {"dtype": unet.dtype, "device": "meta"}
+    latents = torch.empty(1, 4, cells, cells, **told)
+    context = torch.empty(1, 77, unet.config.cross_attention_dim, **told)
+    added = {}
+    if family == "sdxl":
+        sizes = {"text_embeds": torch.empty(1, 1280, **told), "time_ids": torch.empty(1, 6, **told)}
+        added = {"added_cond_kwargs": sizes}
+    with network, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        unet(latents, torch.empty(1, device="meta"), context, **added)
+    everything = sum(by_unit.values())
+    outside = by_unit.pop(0, 0)
+    return everything, outside + sum(inputs) + max(by_unit.values())

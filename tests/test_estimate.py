@@ -1,0 +1,89 @@
+"""The estimate's table, counted on full-size models without memory, and what it adds up."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from tests.models.counting import kept_bytes
+from tests.models.test_assemble import FULL_UNETS
+from tests.networks.small_models import full_model
+from trainer.estimate import COSTS, MARGIN, peak_mb
+from trainer.models.detect import Detection
+from trainer.models.families import FAMILIES, SD1, SDXL
+from trainer.networks.naming import BASE
+from trainer.settings.groups import BLOCKS
+from trainer.settings.schema import parse
+
+CELLS = 64
+NAMES = [family.name for family in FAMILIES]
+
+
+@pytest.mark.parametrize(
+    ("family", "half"), [("sd1", False), ("sd1", True), ("sd2", True), ("sdxl", True)]
+)
+def test_what_a_step_keeps(family: str, half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**FULL_UNETS[family])
+    unet = unet.to(torch.bfloat16 if half else torch.float32)
+    everything, checkpointed = kept_bytes(unet, family, CELLS, monkeypatch)
+    costs = COSTS[family]
+    assert everything / CELLS**2 == pytest.approx(costs.kept_bytes[half], rel=0.02)
+    assert checkpointed / CELLS**2 == pytest.approx(costs.kept_bytes_checkpointed[half], rel=0.02)
+
+
+@pytest.mark.parametrize("family", NAMES)
+def test_weights(family: str) -> None:
+    model, costs = full_model(family), COSTS[family]
+    assert sum(p.numel() for p in model.unet.parameters()) == costs.unet_weights
+    text = sum(p.numel() for encoder in model.text_encoders for p in encoder.parameters())
+    assert text == costs.text_weights
+    a_rank = {True: 0, False: 0}
+    for target in model.targets(blocks=BLOCKS):
+        rows, columns = target.module.weight.shape[:2]
+        a_rank[target.block == BASE] += rows + columns
+    assert a_rank == {False: costs.unet_weights_a_rank, True: costs.text_weights_a_rank}
+
+
+def job(**changes: object):
+    return parse(
+        {
+            "method": "ileco",
+            "checkpoint": "x",
+            "original_prompt": "a",
+            "blocks": "M00",
+            "rank": 16,
+            "image_size_px": 1024,
+            "batch_size": 1,
+            "base_precision": "bf16",
+            **changes,
+        }
+    )
+
+
+def test_what_it_adds_up() -> None:
+    """SDXL in bf16 at 1024 px: 4.8 GiB of weights, 0.6 of the network, 7.8 of activations."""
+    found = Detection(SDXL, SDXL.title)
+    whole = peak_mb(job(), found)
+    expected = (2_567_463_684 * 2 + 2_659_840 * 16 * 16 + 510_000 * 128 * 128) / 2**20
+    assert whole == pytest.approx(MARGIN * expected)
+    assert peak_mb(job(batch_size=2), found) - whole == pytest.approx(
+        MARGIN * 510_000 * 128**2 / 2**20
+    )
+    assert peak_mb(job(), found, [(512, 512), (512, 768)]) < whole
+    assert peak_mb(job(gradient_checkpointing=True), found) < 0.7 * whole
+    assert peak_mb(job(base_precision="fp32"), found) > 1.5 * whole
+    eight = MARGIN * 2_567_463_684 / 2**20
+    assert whole - peak_mb(job(base_precision="fp8"), found) < eight  # a CPU keeps more in fp32
+
+
+def test_a_narrow_model_takes_less() -> None:
+    whole = peak_mb(job(), Detection(SD1, SD1.title))
+    narrow = peak_mb(job(), Detection(SD1, SD1.title, unet_weights=859_520_964 // 16))
+    assert 0.06 * whole < narrow < 0.26 * whole
+
+
+def test_nobody_knows_what_a_lora_takes() -> None:
+    with pytest.raises(ValueError, match="a LoRA file"):
+        peak_mb(job(), Detection(None, "a LoRA file"))

@@ -1,0 +1,91 @@
+"""How much memory a training will take, before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from .models.detect import Detection
+from .models.model import compute_dtype
+from .models.packing import STORAGES
+from .networks.naming import BASE
+from .settings.groups import (
+    ModelSettings,
+    NetworkSettings,
+    SizeSettings,
+    TrainingSettings,
+)
+from .settings.schema import JobSettings
+
+CELL_PX = 8
+TRAINED_BYTES = 16
+"""Of every trained weight: itself, its gradient, and two averages of the optimizer, in float32."""
+ENCODED_PIXEL_BYTES = 4 * 128 * 4
+"""Of every pixel that the VAE encodes: about four feature maps of 128 channels in float32."""
+MARGIN = 1.1
+"""For what libraries and the allocator need beside what is counted."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a full-size model of a family costs; tests/test_estimate.py counts it."""
+
+    unet_weights: int
+    text_weights: int
+    unet_weights_a_rank: int
+    """Of a network on all attention and feed-forward layers."""
+    text_weights_a_rank: int
+    kept_bytes: tuple[int, int]
+    """Of every latent cell, kept for the backward pass: in float32, and in half precision."""
+    kept_bytes_checkpointed: tuple[int, int]
+
+
+COSTS: Mapping[str, Costs] = {
+    "sd1": Costs(859_520_964, 123_060_480, 423_936, 165_888, (447_800, 295_200), (109_900, 64_400)),
+    "sd2": Costs(865_910_724, 340_387_840, 432_128, 423_936, (447_800, 295_200), (109_900, 64_400)),
+    "sdxl": Costs(
+        2_567_463_684, 816_081_920, 2_659_840, 903_168, (819_400, 510_000), (86_200, 52_300)
+    ),
+}
+
+
+def peak_mb(
+    settings: JobSettings, found: Detection, frames_px: Collection[tuple[int, int]] = ()
+) -> float:
+    """About how much memory the device needs at most, the model's weights included.
+
+    Args:
+        found: what the checkpoint is; its family must be known.
+        frames_px: (height, width) of the samples; empty: the size that is set.
+
+    Raises:
+        ValueError: nobody knows the family.
+    """
+    if found.family is None:
+        raise ValueError(f"{found.title} cannot be trained on")
+    costs = COSTS[found.family.name]
+    model, network = settings[ModelSettings], settings[NetworkSettings]
+    training = settings[TrainingSettings]
+    share = found.unet_weights / costs.unet_weights if found.unet_weights else 1.0
+    computed = compute_dtype(model.base_precision, torch.float16, _device())
+    half = computed is not torch.float32
+    a_weight = 1 if model.base_precision in STORAGES else computed.itemsize
+    with_text = BASE in network.blocks
+    weights = (costs.unet_weights + with_text * costs.text_weights) * share * a_weight
+    per_rank = costs.unet_weights_a_rank + with_text * costs.text_weights_a_rank
+    # What a layer keeps, and what a rank holds, grows with its width, its weights with the square.
+    narrow = math.sqrt(share)
+    trained = per_rank * network.rank * narrow * TRAINED_BYTES
+    frames_px = frames_px or (settings[SizeSettings].image_size_px,)
+    pixels = max(height * width for height, width in frames_px)
+    kept = costs.kept_bytes_checkpointed if training.gradient_checkpointing else costs.kept_bytes
+    step = kept[half] * narrow * pixels / CELL_PX**2 * training.batch_size
+    encoding = ENCODED_PIXEL_BYTES * narrow * pixels
+    return (weights + trained + max(step, encoding)) * MARGIN / 2**20
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
