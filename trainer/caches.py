@@ -57,7 +57,8 @@ class Caches:
             return ConditioningsInMemory()
         weights = fingerprint(model.text_encoders)
         ways = [(one.row, one.clip_skip) for one in model.prompts.encoders]
-        encoder = repr((weights, ways, webui_syntax, model.compute_dtype))
+        style = model.style.identity() if webui_syntax else ""
+        encoder = repr((weights, ways, style, model.compute_dtype))
         return ConditioningsOnDisk(self._store(f"captions-{weights}"), encoder, model.device)
 
     def prune(self) -> None:

@@ -190,3 +190,17 @@ def test_an_embedding_is_not_cut_by_a_window(encoder: PromptEncoder) -> None:
     mine = embedding(encoder, "mychar", 8)
     prompt = " ".join(["cat"] * 70) + " mychar"
     assert sizes(encoder, prompt, embeddings=(mine,)) == [70, 8]
+
+
+def test_another_style_is_another_identity(encoder: PromptEncoder) -> None:
+    mine = embedding(encoder, "mychar", 2)
+    retrained = Embedding(mine.name, (mine.vectors[0] + 1,))
+    renamed = Embedding((1, 2), mine.vectors)
+    styles = [
+        PromptStyle(),
+        PromptStyle(NO_NORM),
+        PromptStyle(comma_reach=3),
+        *(PromptStyle(embeddings=(one,)) for one in (mine, retrained, renamed)),
+    ]
+    assert len({style.identity() for style in styles}) == len(styles)
+    assert PromptStyle().identity() == PromptStyle().identity()

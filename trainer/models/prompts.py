@@ -9,6 +9,7 @@ Source: the webui's manual, Features, "Attention/emphasis" and "BREAK keyword".
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,15 @@ class PromptStyle:
             if one.name and tuple(tokens[place : place + len(one.name)]) == one.name
         ]
         return max(found, key=lambda one: len(one.name), default=None)
+
+    def identity(self) -> str:
+        """A text that is another one whenever prompts would be encoded differently."""
+        digest = hashlib.sha256()
+        for one in self.embeddings:
+            digest.update(repr(one.name).encode())
+            for vectors in one.vectors:
+                digest.update(vectors.detach().float().cpu().numpy().tobytes())
+        return f"{self.emphasis} {self.comma_reach} {digest.hexdigest()}"
 
 
 @dataclass(frozen=True)
