@@ -16,12 +16,13 @@ from tests.conftest import tiny_modules
 from tests.hosts.standin import WEBUI, AppliedLora, Webui
 from trainer.control import Control, Request
 from trainer.errors import BadInput, TrainyardError
-from trainer.hosts.a1111 import STOP_AND_SAVE, WebuiHost, subfolder
+from trainer.hosts.a1111 import STOP_AND_SAVE, WebuiHost, subfolder, within_limits
 from trainer.hosts.gate import BLOCK, PAUSE
 from trainer.hosts.loan import read_vae
 from trainer.models.export import ldm_tensors, write_checkpoint
 from trainer.models.families import FAMILIES, SD1
-from trainer.settings.groups import ModelSettings
+from trainer.settings.groups import CacheSettings, ModelSettings
+from trainer.settings.schema import parse
 
 SETTINGS = ModelSettings(checkpoint="one.safetensors")
 
@@ -425,3 +426,24 @@ def test_embeddings_for_two_text_encoders(family_webui: Webui) -> None:
         assert model.clip_skip is None
         found = model.encode_weighted([model.prompts.tokenizer.decode([5])])
         assert found.context.shape == (1, 77, 192)
+
+
+def test_settings_say_where_things_are_written(webui: Webui, tmp_path: Path) -> None:
+    host, opts = WebuiHost(), webui.modules["shared"].opts
+    assert host.log_dir == tmp_path / "trainyard/logs"
+    opts.trainyard_log_folder = str(tmp_path / "elsewhere")
+    opts.trainyard_subfolder = "mine"
+    assert host.log_dir == tmp_path / "elsewhere"
+    assert host.output_dir == tmp_path / "models/Lora/mine"
+
+
+def test_settings_limit_every_jobs_cache(webui: Webui) -> None:
+    opts = webui.modules["shared"].opts
+    opts.trainyard_cache_folder, opts.trainyard_cache_disk_mb = "/fast", 1000.0
+    job = parse({"method": "lora", "checkpoint": "one", "images": "x"})
+    limited = within_limits(job)[CacheSettings]
+    assert (limited.cache_folder, limited.cache_disk_mb) == ("/fast", 1000)
+    own = within_limits(job.replace(cache_folder="/own", cache_disk_mb=10))[CacheSettings]
+    assert (own.cache_folder, own.cache_disk_mb) == ("/own", 10)
+    without = parse({"method": "ileco", "checkpoint": "one", "original_prompt": "a"})
+    assert within_limits(without).method == "ileco"

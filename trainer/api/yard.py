@@ -15,7 +15,7 @@ from ..jobs.worker import Worker
 from ..settings.presets import PresetStore
 from .live import Live, LogLines
 from .thumbnails import Thumbnails
-from .work import do
+from .work import Adjust, do
 
 PACKAGE = __name__.rpartition(".api.")[0]
 """The package's name here: a webui may load it under another one."""
@@ -24,13 +24,21 @@ PACKAGE = __name__.rpartition(".api.")[0]
 class Yard:
     """One queue with its worker, for as long as the process lives."""
 
-    def __init__(self, host: Host, data_dir: Path, *, opens_folders: bool = True) -> None:
+    def __init__(
+        self,
+        host: Host,
+        data_dir: Path,
+        *,
+        opens_folders: bool = True,
+        adjust: Adjust = lambda settings: settings,
+    ) -> None:
         """Opens the queue; starts nothing.
 
         Args:
             host: the surroundings of the jobs.
             data_dir: where the queue and the user's own presets lie.
             opens_folders: whether the page may open folders for a user at this machine.
+            adjust: brings a training in line with what is set for all of them.
 
         Raises:
             BadInput: the queue cannot be opened.
@@ -38,6 +46,7 @@ class Yard:
         self.host = host
         self.data_dir = data_dir
         self.opens_folders = opens_folders
+        self._adjust = adjust
         self.presets = PresetStore(data_dir / "presets")
         self.live = Live()
         self.thumbnails = Thumbnails()
@@ -53,4 +62,4 @@ class Yard:
         return {"checkpoint": host.checkpoints(), "vae": host.vaes(), "lora": host.loras()}
 
     def _run(self, job: Job, control: Control, sink: Sink) -> None:
-        do(job, self.host, control, sink)
+        do(job, self.host, control, sink, self._adjust)

@@ -18,8 +18,10 @@ from modules import paths_internal, sd_models, sd_vae, shared
 
 from ..control import Control
 from ..errors import BadInput, Problem
-from ..paths import is_file
-from ..settings.groups import ModelSettings
+from ..paths import is_file, user_path
+from ..settings.groups import CacheSettings, ModelSettings
+from ..settings.methods import METHODS
+from ..settings.schema import JobSettings
 from ..settings.values import proposal
 from .gate import INTERLEAVE, Manners
 
@@ -50,8 +52,9 @@ class WebuiHost:
 
     @property
     def log_dir(self) -> Path:
-        """See `Host.log_dir`."""
-        return self.data_dir / "logs"
+        """See `Host.log_dir`: also saved states, sample pictures and caches lie there."""
+        given = str(option("log_folder", "")).strip()
+        return user_path(given) if given else self.data_dir / "logs"
 
     def checkpoints(self) -> list[str]:
         """See `Host.checkpoints`."""
@@ -186,6 +189,18 @@ def manners() -> Manners:
     """What the user has set about sharing the machine."""
     idle_s = float(str(option("idle_s", Manners.idle_s)))
     return Manners(str(option("sharing", INTERLEAVE)), idle_s)
+
+
+def within_limits(settings: JobSettings) -> JobSettings:
+    """The job with its cache where the webui's Settings say, and no larger than they allow."""
+    if not METHODS[settings.method].uses(CacheSettings):
+        return settings
+    cache = settings[CacheSettings]
+    most_mb = int(float(str(option("cache_disk_mb", cache.cache_disk_mb))))
+    return settings.replace(
+        cache_folder=cache.cache_folder or str(option("cache_folder", "")),
+        cache_disk_mb=max(1, min(cache.cache_disk_mb, most_mb)),
+    )
 
 
 def option(name: str, default: object) -> object:

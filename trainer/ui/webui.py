@@ -12,8 +12,9 @@ from modules import shared
 from ..api import app as routes
 from ..api.guard import webui_guard
 from ..api.yard import Yard
-from ..hosts.a1111 import CHECKPOINT_CHANGES, WebuiHost
+from ..hosts.a1111 import CHECKPOINT_CHANGES, WebuiHost, within_limits
 from ..hosts.gate import SHARING, Manners
+from ..settings.groups import CacheSettings
 
 SECTION = ("trainyard", "Trainyard")
 
@@ -27,7 +28,7 @@ def yard() -> Yard:
     """
     host = WebuiHost()
     hidden = getattr(shared.cmd_opts, "hide_ui_dir_config", False)
-    return Yard(host, host.data_dir, opens_folders=not hidden)
+    return Yard(host, host.data_dir, opens_folders=not hidden, adjust=within_limits)
 
 
 def tab() -> gr.Blocks:
@@ -72,3 +73,16 @@ def add_options() -> None:
         {"choices": changes},
     )
     add("subfolder", "", "Folder inside the Lora folder that results are written to")
+    add(
+        "log_folder",
+        "",
+        "Folder of logs, saved states and sample pictures; empty: trainyard/logs among the webui's"
+        " data",
+    )
+    add("cache_folder", "", "Folder of encoded pictures; empty: cache inside the folder of logs")
+    add(
+        "cache_disk_mb",
+        CacheSettings().cache_disk_mb,
+        "Most that encoded pictures may take on disk, in MB; a job may ask for less",
+        gr.Number,
+    )
