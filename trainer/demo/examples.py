@@ -35,7 +35,7 @@ class Example:
     @property
     def shown(self) -> tuple[Case, ...]:
         """The columns of the contact sheet."""
-        return self.held_out[:6] + self.unrelated[:4]
+        return self.held_out[:6] + self.unrelated[-4:]
 
 
 def case(scene: Scene, seed: int, noun: str | None = None) -> Case:

@@ -97,7 +97,7 @@ def _six_pairs(folder: Path) -> dict[str, object]:
     for number, scene in enumerate(SIX):
         save_pair(folder / "pairs", str(number), scene)
         (folder / "pairs" / f"{number}.txt").write_text(sentence(scene), "utf-8")
-    pairs = {"images": str(folder / "pairs"), "pair_suffix": "_holed", "placements": 12}
+    pairs = {"images": str(folder / "pairs"), "pair_suffix": "_holed", "placements": 4}
     return {**pairs, **FRAMES, **MEANING, "direction_strength": 0.5}
 
 
