@@ -34,6 +34,17 @@ class OutOfMemory(TrainyardError):
     """The job needs more memory than there is."""
 
 
+class SystemRefused(TrainyardError):
+    """A file could not be read or written: the disk is full, a folder or a right is gone."""
+
+    def __init__(self, error: OSError) -> None:
+        named = f": {error.filename}" if error.filename else ""
+        super().__init__(
+            f"the system refused a file ({error.strerror or error}{named}) - make room, or put"
+            " the file or the permission back; then let the job go on from its last state"
+        )
+
+
 def run_job(
     settings: JobSettings, host: Host, *, control: Control, sink: Sink, resume: bool = False
 ) -> Outcome:
@@ -46,7 +57,17 @@ def run_job(
         BadInput: the job cannot be done as it stands; nothing was trained.
         NotANumber: the loss became NaN; what was saved before stays.
         OutOfMemory: a smaller job is needed.
+        SystemRefused: a file could not be read or written; what was saved before stays.
     """
+    try:
+        return _checked(settings, host, control=control, sink=sink, resume=resume)
+    except OSError as error:
+        raise SystemRefused(error) from error
+
+
+def _checked(
+    settings: JobSettings, host: Host, *, control: Control, sink: Sink, resume: bool
+) -> Outcome:
     sink(PhaseStarted("Checking the job"))
     output = settings[OutputSettings]
     states = StateFolder(state_folder(host, settings), output.keep_states)

@@ -1,0 +1,296 @@
+"""What a machine does to a training: no space, no folder, no permission, a clock set back."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainer import atomic
+from trainer.api.form import from_history
+from trainer.control import Control
+from trainer.errors import BadInput
+from trainer.events import Event, Notice, Saved, StepDone, ignore
+from trainer.hosts.standalone import StandaloneHost
+from trainer.jobs.job import JobState
+from trainer.jobs.store import JobStore
+from trainer.jobs.worker import Worker
+from trainer.lock import FileLock
+from trainer.networks import kohya
+from trainer.run import run_job
+from trainer.settings.groups import BLOCKS
+from trainer.settings.schema import JobSettings, parse
+from trainer.state import StateFolder
+
+ROOT = Path(__file__).parents[2]
+STEPS = 4
+
+
+@pytest.fixture
+def job(tiny_checkpoint: Path, pictures: Path) -> Callable[..., JobSettings]:
+    def settings(**changes: object) -> JobSettings:
+        small = {
+            "method": "lora",
+            "checkpoint": str(tiny_checkpoint),
+            "images": str(pictures),
+            "name": "hat",
+            "steps": STEPS,
+            "rank": 2,
+            "blocks": "M00",
+            "image_size_px": 64,
+            "bucket_step_px": 0,
+            "seed": 1,
+            "save_preview": False,
+            "save_state_every_steps": 1,
+            "save_every_steps": 2,
+        }
+        return parse({**small, **changes})
+
+    return settings
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> StandaloneHost:
+    return StandaloneHost(tmp_path, tmp_path / "out", "cpu")
+
+
+def at_step(number: int, act: Callable[[], object]) -> Callable[[Event], None]:
+    """A sink that does something once, when so many steps were made."""
+    left = [act]
+
+    def hear(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step >= number and left:
+            left.pop()()
+
+    return hear
+
+
+def refuse(number: int, *suffixes: str) -> Callable[[Path, bytes], None]:
+    """Writing as it is, but files with these endings meet an error of the system."""
+    real = atomic.write_bytes
+
+    def write(path: Path, data: bytes) -> None:
+        if path.suffix in suffixes:
+            raise OSError(number, os.strerror(number), str(path))
+        real(path, data)
+
+    return write
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_states_copies_and_log_may_fail_while_the_result_is_saved(
+    number: int,
+    job: Callable[..., JobSettings],
+    host: StandaloneHost,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notices: list[str] = []
+    real = kohya.write_bytes
+
+    def copies_fail(path: Path, data: bytes) -> None:
+        if "-step" in path.name:
+            raise OSError(number, os.strerror(number))
+        real(path, data)
+
+    monkeypatch.setattr("trainer.state.write_bytes", refuse(number, ".safetensors"))
+    monkeypatch.setattr("trainer.csv_log.write_bytes", refuse(number, ".csv"))
+    monkeypatch.setattr(kohya, "write_bytes", copies_fail)
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Notice):
+            notices.append(event.text)
+
+    assert run_job(job(), host, control=Control(), sink=hear).steps == STEPS
+    assert (host.output_dir / "hat.safetensors").is_file()
+    assert [text for text in notices if "step00000002" in text and os.strerror(number) in text]
+    assert not (host.log_dir / "hat.csv").exists()
+
+
+def test_a_result_that_cannot_go_to_its_folder_is_kept_elsewhere_and_the_job_goes_on_later(
+    job: Callable[..., JobSettings], host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = kohya.write_bytes
+
+    def write(path: Path, data: bytes) -> None:
+        if path.parent == host.output_dir:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        real(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kohya, "write_bytes", write)
+        with pytest.raises(BadInput) as refused:
+            run_job(job(), host, control=Control(), sink=ignore)
+    (problem,) = refused.value.problems
+    rescued = host.log_dir / "rescued/hat.safetensors"
+    assert problem.where == str(host.output_dir / "hat.safetensors")
+    assert "Permission denied" in problem.what and str(rescued) in problem.cure
+    assert kohya.load(rescued)[1]["ss_steps"] == str(STEPS)
+    run_job(job(), host, control=Control(), sink=ignore, resume=True)
+    tensors = [kohya.load(path)[0] for path in (rescued, host.output_dir / "hat.safetensors")]
+    assert all(tensors[0][name].equal(tensors[1][name]) for name in tensors[0])
+
+
+def test_folders_that_are_removed_in_the_middle_are_made_again(
+    job: Callable[..., JobSettings], host: StandaloneHost
+) -> None:
+    sink = at_step(2, lambda: shutil.rmtree(host.output_dir))
+    assert run_job(job(steps=6), host, control=Control(), sink=sink).steps == 6
+    assert kohya.load(host.output_dir / "hat.safetensors")[1]["ss_steps"] == "6"
+    assert (host.log_dir / "hat.csv").read_text("utf-8").startswith("step,loss")
+
+
+def test_a_clock_that_jumps_back_changes_no_duration(
+    job: Callable[..., JobSettings], host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[StepDone] = []
+    now = iter(range(2_000_000_000, 0, -86_400))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))  # a day back at every look
+
+    def hear(event: Event) -> None:
+        if isinstance(event, StepDone):
+            steps.append(event)
+
+    run_job(job(save_state_every_minutes=10), host, control=Control(), sink=hear)
+    times = [step.elapsed_s for step in steps]
+    assert times == sorted(times) and times[0] > 0 and times[-1] < 600
+    assert all(step.steps_per_s >= 0 and step.left_s >= 0 for step in steps)
+    store = JobStore(host.output_dir / "jobs.sqlite")
+    worker = Worker(store, lambda job, control, sink: sink(Saved(Path("hat"), 4, final=True)))
+    settings = job()
+    store.add(settings.as_dict())
+    worker.start()
+    assert worker.wait(30)
+    (done,) = store.jobs()
+    assert done.state is JobState.DONE
+    assert done.started_s is not None and done.finished_s is not None
+    assert done.finished_s < done.started_s
+    assert from_history(settings, [done]) == ""
+    store.close()
+
+
+def test_a_state_is_written_after_so_many_minutes(
+    job: Callable[..., JobSettings], host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    write = StateFolder.write
+
+    def note(folder: StateFolder, state: object) -> Path:
+        written.append(state.values["step"])  # type: ignore[attr-defined]
+        return write(folder, state)  # type: ignore[arg-type]
+
+    moments = iter(range(0, 10**9, 50))
+    monkeypatch.setattr(StateFolder, "write", note)
+    monkeypatch.setattr("trainer.state.time.monotonic", lambda: float(next(moments)))
+    run_job(
+        job(save_state_every_steps=0, save_state_every_minutes=0),
+        host,
+        control=Control(),
+        sink=ignore,
+    )
+    assert written == []
+    settings = job(save_state_every_steps=0, save_state_every_minutes=1, overwrite=True)
+    run_job(settings, host, control=Control(), sink=ignore)
+    assert written and set(written) <= set(range(1, STEPS + 1))
+
+
+def test_one_process_at_a_time_trains_a_name(
+    job: Callable[..., JobSettings], host: StandaloneHost
+) -> None:
+    with FileLock(host.log_dir / "states/.hat.lock", "training 'hat'"):
+        with pytest.raises(BadInput, match=f"process {os.getpid()} is already training 'hat'"):
+            run_job(job(), host, control=Control(), sink=ignore)
+        assert run_job(job(name="cap"), host, control=Control(), sink=ignore).steps == STEPS
+
+
+OTHER = """
+import sys
+from pathlib import Path
+from trainer.jobs.store import JobStore
+from trainer.jobs.worker import Worker
+store = JobStore(Path(sys.argv[1]))
+worker = Worker(store, lambda job, control, sink: sys.stdin.read())
+worker.start()
+while not worker.status.job:
+    pass
+print("at work", flush=True)
+worker.wait()
+"""
+
+
+def test_two_webuis_on_one_folder(tmp_path: Path, job: Callable[..., JobSettings]) -> None:
+    path = tmp_path / "jobs.sqlite"
+    store = JobStore(path)
+    first = store.add(job(name="first").as_dict())
+    with subprocess.Popen(
+        [sys.executable, "-c", OTHER, str(path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None and other.stdin is not None
+        assert other.stdout.readline() == "at work\n"
+        worker = Worker(store, lambda job, control, sink: None)
+        assert store.get(first.id).state is JobState.RUNNING, "what the other one does is not lost"
+        second = store.add(job(name="second").as_dict())
+        with pytest.raises(BadInput) as refused:
+            worker.start()
+        (problem,) = refused.value.problems
+        assert f"process {other.pid} is already working on this queue" in problem.what
+        assert problem.cure
+        store.remove(second.id)
+        other.stdin.close()
+        other.wait(30)
+    assert store.get(first.id).state is JobState.DONE
+    store.close()
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+from trainer.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize(
+    ("most_bytes", "status", "message"),
+    [
+        (10_000, 1, "the system refused a file (File too large"),  # before the first step
+        (1_500_000, 2, "hat.safetensors: cannot be written: File too large"),
+    ],
+)
+def test_a_system_that_really_refuses_to_write(
+    most_bytes: int, status: int, message: str, job: Callable[..., JobSettings], tmp_path: Path
+) -> None:
+    """No file may have more than so many bytes; the LoRA has three million."""
+    settings = job(
+        steps=1, save_every_steps=0, rank=128, blocks=list(BLOCKS[1:]), save_precision="fp32"
+    )
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(settings.as_dict()), "utf-8")
+    command = [sys.executable, "-c", LIMITED, str(most_bytes), "train", str(file)]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert left <= {"hat.csv", ".hat.lock", "hashes.json"}
