@@ -146,6 +146,7 @@ UI_REQUIREMENTS = (
 """Those of Forge, which the page runs in too; newer httpx does not go with this fastapi."""
 TEST_REQUIREMENTS = (
     "pytest>=8,<10",
+    "hypothesis>=6.100,<7",
     "ruff==0.17.5",
     "mypy==2.4.1",
     "import-linter>=2.1,<3",

@@ -267,7 +267,7 @@ def _unknown(name: str, method: str) -> Problem:
     known = ("method", *(one.name for one in PARAMETERS.values()))
     meant = ours(name) or proposal(name, known) or ours(proposal(name, tuple(ALIASES)))
     cure = f"did you mean {meant}?" if meant else "remove it"
-    return Problem(name if name.isprintable() else shown(name), "unknown", cure)
+    return Problem(name if name.strip() and name.isprintable() else shown(name), "unknown", cure)
 
 
 def listing() -> list[dict[str, object]]:
