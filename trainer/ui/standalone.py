@@ -8,6 +8,7 @@ from pathlib import Path
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import FileResponse, Response
 
 from ..api.app import add_routes
@@ -35,6 +36,8 @@ def make_app(host: Host, data_dir: Path) -> FastAPI:
     """
     yard = Yard(host, data_dir)
     app = FastAPI(title="Trainyard", docs_url=None, redoc_url=None, openapi_url=None)
+    # A site of another name that turns out to be this machine is not let in.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     add_routes(app, yard)
     _serve_own_files(app)
     tab = build(yard, standalone=True)
