@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ UNPICKLERS = {
 }
 OWN_FILES = ("demo/train_denoiser.py", "demo/train_world.py")
 """Scripts that make the embedded checkpoint; they read nothing but what they wrote themselves."""
+
+
+PARAMETERS_OF = {method: {one.name for one in parameters_of(method)} for method in METHODS}
 
 
 def called(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
@@ -66,12 +70,20 @@ def test_programs_are_started_in_one_place_only() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_file_tells_nobody_where_its_makers_files_lie(method: str) -> None:
     secret = "/home/ann-of-the-secret/files"
-    known = parameters_of(method)
     files = ("folder", "picture", "lora", "vae", "checkpoint")
-    given: dict[str, object] = {"original_prompt": "x", "mask": "drawn", "pair_suffix": "_b"}
-    given |= {one.name: f"{secret}/{one.name}.safetensors" for one in known if one.picks in files}
-    names = {one.name for one in known}
-    settings = parse({"method": method, **{k: v for k, v in given.items() if k in names}})
+    own = {
+        one.name: f"{secret}/x.safetensors" for one in parameters_of(method) if one.picks in files
+    }
+    texts = {
+        "original_prompt": "x",
+        "original_image": "a",
+        "target_image": "b",
+        "pair_suffix": "_b",
+    }
+    needs = {one.name: texts.get(one.name, "x") for one in parameters_of(method) if one.required}
+    needs |= {name: text for name, text in texts.items() if name in PARAMETERS_OF[method]}
+    settings = parse({"method": method, **needs})
+    settings = dataclasses.replace(settings, values={**settings.values, **own})
     facts = RunFacts(
         family="sd1",
         network=NetworkFacts("lierla", 4, 4.0),
@@ -85,4 +97,4 @@ def test_a_file_tells_nobody_where_its_makers_files_lie(method: str) -> None:
     )
     written = build_metadata(settings, facts)
     assert secret not in json.dumps(written)
-    assert json.loads(written[SETTINGS_KEY])["checkpoint"] == "checkpoint.safetensors"
+    assert json.loads(written[SETTINGS_KEY])["checkpoint"] == "x.safetensors"

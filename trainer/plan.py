@@ -21,6 +21,7 @@ from .models.families import Family
 from .networks import kohya
 from .optim.optimizers import check_optimizer, warnings_of
 from .optim.schedules import check_schedule
+from .optim.trial import try_out
 from .paths import user_path
 from .settings.groups import (
     BLOCKS,
@@ -100,6 +101,9 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
     for rates in dict.fromkeys((settings[OptimizerSettings], last[OptimizerSettings])):
         collect(lambda rates=rates: check_optimizer(rates))  # type: ignore[misc]
         collect(lambda rates=rates: check_schedule(rates))  # type: ignore[misc]
+        if not problems:
+            steps = last[TrainingSettings].steps
+            collect(lambda rates=rates, steps=steps: try_out(rates, steps))  # type: ignore[misc]
         warnings += warnings_of(rates)
     problems += long_prompts(settings)
     pictures = find_pictures(settings, decode_pictures, problems, warnings)

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from trainer.data.folder import inspect
 from trainer.errors import BadInput
-from trainer.optim.optimizers import ParameterGroup, new_optimizer
-from trainer.optim.schedules import new_schedule
+from trainer.optim.optimizers import check_optimizer
+from trainer.optim.schedules import KINDS as SCHEDULES
+from trainer.optim.schedules import check_schedule
+from trainer.optim.trial import try_out
 from trainer.plan import make_plan
 from trainer.settings.checks import picture_lines
 from trainer.settings.groups import DataSettings, OptimizerSettings
@@ -99,31 +101,54 @@ def test_presets_of_traintrain(raw: dict[str, object], mode: object) -> None:
     assert check(taken.values)[1] == ()
 
 
-@settings(fast, max_examples=300)
-@given(st.text(alphabet="betasprlwdnu_=;,()[]'.0129e-TF \n", max_size=30), st.booleans())
-def test_arguments_of_optimizer_and_schedule(text: str, of_schedule: bool) -> None:
-    import torch
-
-    field = "lr_scheduler_args" if of_schedule else "optimizer_args"
+def is_tried(**given: object) -> bool:
+    """Whether optimizer and schedule work with it; if not, it was said what is wrong."""
     try:
-        parse({"method": "lora", "checkpoint": "a", "images": "b", field: text})
-        chosen = OptimizerSettings(**{field: text})  # type: ignore[arg-type]
-        weight = torch.nn.Parameter(torch.ones(2))
-        optimizer = new_optimizer(chosen, [ParameterGroup("unet", (weight,), 1e-3)])
-        new_schedule(chosen, optimizer, 5)
+        parse({"method": "lora", "checkpoint": "a", "images": "b", **given})
+        chosen = OptimizerSettings(**given)  # type: ignore[arg-type]
+        check_optimizer(chosen)
+        check_schedule(chosen)
+        try_out(chosen, 5)
     except BadInput as refused:
         told(refused)
+        return False
+    return True
 
 
-ARGUMENTS = (
-    *("betas=5", "betas=()", "betas=(1,2,3)", "betas='x'", "eps=[1]", "weight_decay=None"),
-    *("weight_decay=-1", "eps=nan", "betas=(0.9,2)", "amsgrad=(1,)"),
+@settings(fast, max_examples=300)
+@given(
+    st.sampled_from(["optimizer_args", "lr_scheduler_args", "lr_step_rules"]),
+    st.text(alphabet="betasprlwdnu_=;,()[]'.0129e-TF \n", max_size=30),
+    st.sampled_from(list(SCHEDULES)),
 )
+def test_arguments_of_optimizer_and_schedule(field: str, text: str, schedule: str) -> None:
+    is_tried(**{field: text, "lr_scheduler": schedule})
 
 
-@pytest.mark.parametrize("text", ARGUMENTS)
-def test_arguments_that_optimizers_choke_on(text: str) -> None:
-    test_arguments_of_optimizer_and_schedule.hypothesis.inner_test(text, False)  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("betas=5", "betas=()", "betas=(1,2,3)", "betas='x'", "eps=[1]", "weight_decay=None"),
+        *("weight_decay=-1", "eps=nan", "betas=(0.9,2)", "weight_decay=1e300", "eps=(1,)"),
+    ],
+)
+def test_values_that_the_optimizer_chokes_on(text: str) -> None:
+    assert not is_tried(optimizer_args=text)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "text"),
+    [
+        *(
+            ("multi_step", "milestones=5"),
+            ("exponential", "gamma=None"),
+            ("step", "step_size=0"),
+        ),
+        *(("exponential", "gamma='x'"), ("polynomial", "lr_end=9"), ("cyclic", "step_size_up=0")),
+    ],
+)
+def test_values_that_the_schedule_chokes_on(schedule: str, text: str) -> None:
+    assert not is_tried(lr_scheduler=schedule, lr_scheduler_args=text)
 
 
 PIECES = (

@@ -52,6 +52,8 @@ CASES: dict[str, tuple[str, int, dict[str, object]]] = {
         STEPS + 3,
         {"optimizer": "AdamWScheduleFree", "lr_scheduler": "constant", "module_dropout": 0.3},
     ),
+    "lora, plateau": ("lora", 3, {"lr_scheduler": "reduce_on_plateau"}),
+    "lora, noise": ("lora", 3, {"noise_offset": 0.1, "input_perturbation": 0.1}),
     "ileco": ("ileco", 3, {"pool_latents": "both"}),
     "difference, first pass": ("difference", 3, {}),
     "difference, second pass": ("difference", STEPS + 3, {}),
