@@ -33,8 +33,8 @@ OUT = tuple(block for block in BLOCKS if block.startswith("OUT"))
 
 
 @pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> DiffusionModel:
-    host = StandaloneHost(tiny_checkpoint.parent, tiny_checkpoint.parent, "cpu")
+def model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
+    host = StandaloneHost(tiny_checkpoint.parent, tmp_path_factory.mktemp("out"), "cpu")
     with host.borrow(ModelSettings(checkpoint=str(tiny_checkpoint))) as model:
         return model
 

@@ -28,8 +28,8 @@ ASKED_FOR = {"work", "checkpoint", "size_px", "batch", "seconds", "floor_seconds
 
 
 @pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> DiffusionModel:
-    host = StandaloneHost(tiny_checkpoint.parent, tiny_checkpoint.parent, "cpu")
+def model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
+    host = StandaloneHost(tiny_checkpoint.parent, tmp_path_factory.mktemp("out"), "cpu")
     with host.borrow(ModelSettings(checkpoint=str(tiny_checkpoint))) as model:
         return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,8 +34,10 @@ def world(device: torch.device, precision: str) -> DiffusionModel:
     """The embedded checkpoint, a narrow SD1."""
     folder = CHECKPOINT.parent
     settings = ModelSettings(checkpoint=str(CHECKPOINT), base_precision=precision)
-    with StandaloneHost(folder, folder, str(device)).borrow(settings) as model:
-        return model
+    with tempfile.TemporaryDirectory() as out:  # a host notes the checkpoint's hash there
+        host = StandaloneHost(folder, Path(out), str(device))
+        with host.borrow(settings) as model:
+            return model
 
 
 def full(device: torch.device, precision: str) -> DiffusionModel:
