@@ -71,6 +71,7 @@ def test_a_family_has_its_own_blocks(plan):
         ({"checkpoint": "v2", "clip_skip": 2}, "clip_skip is passed over"),
         ({"checkpoint": "xl", "blocks": "IN04,IN09,OUT11"}, "no blocks IN09, OUT11"),
         ({"checkpoint": "xl"}, "was made for 1024 px"),
+        ({"checkpoint": "xl", "vae_precision": "fp16"}, "give NaN in fp16"),
     ],
 )
 def test_what_means_nothing_for_a_family_is_said(plan, changes, warning):
@@ -78,7 +79,7 @@ def test_what_means_nothing_for_a_family_is_said(plan, changes, warning):
 
 
 def test_what_suits_a_family_is_not_warned_of(plan):
-    assert plan(clip_skip=2, blocks="IN09").warnings == ()
+    assert plan(clip_skip=2, blocks="IN09", vae_precision="fp16").warnings == ()
     small = plan(checkpoint="v2", image_size_px=512)  # there is an SD2 for 512 px
     assert not any("was made for" in warning for warning in small.warnings)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from trainer.api.runs import drawn_prompt
 from trainer.control import Control
 from trainer.events import Event, Sampled
 from trainer.hosts.standalone import StandaloneHost
+from trainer.models.model import DiffusionModel
 from trainer.networks import kohya
 from trainer.run import run_job
 from trainer.settings.schema import parse
@@ -53,6 +55,23 @@ def test_prompts_are_drawn_at_their_steps_and_the_training_is_the_same(
     train(tiny_checkpoint, pictures, tmp_path / "without")
     tensors = [kohya.load(tmp_path / out / "hat.safetensors")[0] for out in ("with", "without")]
     assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
+
+
+def test_what_the_steps_do_not_need_is_set_aside_before_them_and_after_every_drawing(
+    tiny_checkpoint: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside: list[tuple[str, ...]] = []
+
+    def set_aside(model: DiffusionModel, *parts: torch.nn.Module) -> None:
+        aside.append(tuple(type(part).__name__ for part in parts))
+
+    monkeypatch.setattr(DiffusionModel, "set_aside", set_aside)
+    drawn = {"sample_prompts": "a hat", "sample_every_steps": 3}
+    train(tiny_checkpoint, pictures, tmp_path / "a", blocks="M00", **drawn)
+    assert aside == [("AutoencoderKL", "CLIPTextModel")] * 3  # at the start, after steps 3 and 5
+    aside.clear()
+    train(tiny_checkpoint, pictures, tmp_path / "b", blocks="BASE,M00")
+    assert aside == [("AutoencoderKL",)]  # the text encoder is trained
 
 
 def test_a_new_run_removes_the_pictures_of_the_old_one(

@@ -38,6 +38,8 @@ def measure_step(settings: JobSettings, plan: Plan, host: Host) -> Cost:
     """
     quiet = settings.replace(log_csv=False, seed=0, resume_from="")
     training = settings[TrainingSettings]
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # of what ran before in this process
     with host.borrow(settings[ModelSettings]) as model:
         session = Session(quiet, plan, model, host, control=Control(), sink=ignore)
         network = session.new_network()
@@ -54,6 +56,7 @@ def measure_step(settings: JobSettings, plan: Plan, host: Host) -> Cost:
 
         with network:
             loop = session.new_loop(network)
+            session.spare_memory()
             with session.training_mode():
                 loop.update(loss)
                 _synchronise(model.device)

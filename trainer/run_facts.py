@@ -11,7 +11,7 @@ from .data.views import View
 from .loop import Loop
 from .networks.metadata import RunFacts, folder_facts
 from .networks.network import Network
-from .settings.groups import PictureSettings, SizeSettings
+from .settings.groups import ModelSettings, PictureSettings, SizeSettings
 from .training_data import TrainingData
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def run_facts(
         predicts_velocity=model.schedule.prediction_type == "v_prediction",
         zero_terminal_snr=bool(model.schedule.alphas_cumprod[-1] == 0),
         clip_skip=model.clip_skip,
+        fp8_base=session.settings[ModelSettings].base_precision == "fp8",
         network=network.facts(),
         text_encoder_trained=session.trains_text_encoder,
         checkpoint_file=model.origin.name,

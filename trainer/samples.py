@@ -96,3 +96,4 @@ class Sampler:
                 picture.save(drawn, "PNG", pnginfo=self._said(prompt))
                 write_bytes(path, drawn.getvalue())
                 session.sink(Sampled(path, step, prompt))
+        session.spare_memory()

@@ -361,8 +361,7 @@ class Session:
                 self.recorder.after_step(step, lambda: loop.check_loss(self.sink))
 
         self.sink(PhaseStarted(title, self.settings[TrainingSettings].steps))
-        model = self.model
-        model.set_aside(model.vae, *(() if self.trains_text_encoder else model.text_encoders))
+        self.spare_memory()
         with self.training_mode():
             outcome = loop.run(loss, control=self.control, sink=self.sink, after_step=after_step)
         if outcome.steps == 0:
@@ -426,6 +425,11 @@ class Session:
             steps_per_epoch=self.plan.steps_per_epoch,
             team=current_team(),
         )
+
+    def spare_memory(self) -> None:
+        """Moves to the main memory what the steps do not need, until something needs it."""
+        model = self.model
+        model.set_aside(model.vae, *(() if self.trains_text_encoder else model.text_encoders))
 
     @contextmanager
     def training_mode(self) -> Iterator[None]:

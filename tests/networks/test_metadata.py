@@ -201,6 +201,15 @@ def test_both_families_of_keys_tell_the_model(
     assert found["modelspec.prediction_type"] == ("v" if velocity else "epsilon")
 
 
+def test_a_family_with_a_fixed_layer_names_none() -> None:
+    """As sd-scripts does where no CLIP skip is given: "None", and no modelspec key."""
+    found = metadata(family="sdxl", clip_skip=None, zero_terminal_snr=True, fp8_base=True)
+    assert found["ss_clip_skip"] == "None"
+    assert "modelspec.encoder_layer" not in found
+    assert found["ss_zero_terminal_snr"] == "True"
+    assert found["ss_fp8_base"] == "True"
+
+
 def test_networks_are_described_as_their_readers_expect() -> None:
     loha = NetworkFacts("loha_conv", rank=8, alpha=4.0, conv_rank=2, conv_alpha=1.0)
     found = metadata(network=loha)

@@ -53,6 +53,8 @@ class Family:
     """Some of its checkpoints predict the velocity and bear no mark of it."""
     empty_negative_is_zero: bool = False
     """Pictures without a negative prompt are drawn against zeros instead of an empty prompt."""
+    vae_needs_range: bool = False
+    """Its autoencoder's values go beyond what float16 holds."""
     blocks_a_side: int = 12
     """Blocks of the UNet on the way in, and as many on the way out."""
 
@@ -120,6 +122,7 @@ SDXL = Family(
     ),
     resolution_px=1024,
     empty_negative_is_zero=True,
+    vae_needs_range=True,
     blocks_a_side=9,
 )
 

@@ -62,7 +62,7 @@ UNSET = (
     *("validate_every_n_epochs", "validate_every_n_steps"),
 )
 OFF = (
-    *("full_fp16", "fp8_base", "fp8_base_unet", "lowram", "debiased_estimation"),
+    *("full_fp16", "fp8_base_unet", "lowram", "debiased_estimation"),
     *("color_aug", "random_crop", "shuffle_caption"),
     *("noise_offset_random_strength", "ip_noise_gamma_random_strength"),
 )
@@ -102,6 +102,8 @@ class RunFacts:
     """sd1, sd2 or sdxl."""
     predicts_velocity: bool = False
     zero_terminal_snr: bool = False
+    fp8_base: bool = False
+    """Whether the base model's weights were kept in fp8."""
     clip_skip: int | None = None
     """None for families whose text encoders' layers are fixed."""
     network: NetworkFacts
@@ -209,6 +211,7 @@ def _model(facts: RunFacts) -> Values:
         "new_vae_hash": facts.vae_sha256,
         "clip_skip": facts.clip_skip,
         "zero_terminal_snr": facts.zero_terminal_snr,
+        "fp8_base": facts.fp8_base,
     }
     return {key: None if value == "" else value for key, value in values.items()}
 
