@@ -1,134 +1,26 @@
 """Against a real webui on the CPU: what the stand-in claims, and what only the real one can show.
 
-Set WEBUI_DIR to a checkout of AUTOMATIC1111's webui 1.10.1 and WEBUI_PYTHON to the Python of its
-environment (with diffusers); the embedded checkpoint is put into a data folder of its own.
+`real.py` says what must be set.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import os
-import shutil
-import socket
-import subprocess
-import time
-import urllib.request
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import pytest
-import torch
 from PIL import Image
 
-from trainer.demo.checkpoint import CHECKPOINT, install_world
-from trainer.networks import kohya
+from tests.hosts.real import OTHER, WEBUI_DIR, RealWebui, same
+from trainer.demo.checkpoint import CHECKPOINT
 
-WEBUI_DIR = os.environ.get("WEBUI_DIR", "")
 pytestmark = [
     pytest.mark.webui,
     pytest.mark.skipif(not WEBUI_DIR, reason="WEBUI_DIR names no webui"),
     pytest.mark.skipif(not CHECKPOINT.is_file(), reason="there is no embedded checkpoint"),
 ]
-ROOT = Path(__file__).resolve().parents[2]
-START_S, JOB_S = 600, 600
-FLAGS = (
-    *("--api", "--use-cpu", "all", "--no-half", "--precision", "full", "--no-hashing"),
-    *("--skip-torch-cuda-test", "--skip-python-version-check", "--skip-version-check"),
-    *("--skip-prepare-environment", "--skip-install", "--do-not-download-clip"),
-    *("--no-download-sd-model", "--disable-console-progressbars"),
-)
-
-
-class RealWebui:
-    """A webui in a process of its own."""
-
-    def __init__(self, data: Path) -> None:
-        self.data = data
-        self.loras = data / "models/Lora"
-        for folder in ("models/Stable-diffusion", "models/Lora", "extensions", "embeddings"):
-            (data / folder).mkdir(parents=True)
-        install_world(data / "models/Stable-diffusion")
-        (data / "extensions/trainyard").symlink_to(ROOT, target_is_directory=True)
-        shutil.copytree(ROOT / "tests/hosts/probe", data / "extensions/probe")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        log = self.data / "webui.log"
-        python = os.environ.get("WEBUI_PYTHON", "python")
-        given = {
-            "HF_HUB_OFFLINE": "1",
-            "TRANSFORMERS_OFFLINE": "1",
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONUNBUFFERED": "1",
-            "no_proxy": "127.0.0.1,localhost",
-        }
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [python, "launch.py", "--port", str(self.port), "--data-dir", self.data, *FLAGS],
-                cwd=WEBUI_DIR,
-                env={**os.environ, **given},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        end = time.monotonic() + START_S
-        while "Startup time" not in log.read_text("utf-8", "replace"):
-            assert self.process.poll() is None, log.read_text("utf-8", "replace")[-3000:]
-            assert time.monotonic() < end, "the webui does not start"
-            time.sleep(1)
-
-    def kill(self) -> None:
-        """As a power failure does."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def ask(self, path: str, body: Mapping[str, object] | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json", "X-Trainyard": "1"}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/{path}", data, headers)
-        with urllib.request.urlopen(request, timeout=JOB_S) as answer:
-            return json.load(answer)
-
-    def picture(self, prompt: str = "a red circle on a white background") -> str:
-        """A digest of a picture that the webui draws."""
-        body = {"prompt": prompt, "seed": 1, "steps": 4, "width": 64, "height": 64}
-        answer = self.ask("sdapi/v1/txt2img", {**body, "do_not_save_samples": True})
-        return hashlib.sha256(base64.b64decode(answer["images"][0])).hexdigest()
-
-    def train(self, **settings: object) -> int:
-        """Starts a job and returns its number."""
-        answer = self.ask("trainyard/v1/jobs", {"settings": settings, "start": True})
-        return int(answer["job"]["id"])
-
-    def until_step(self, job: int, step: int) -> None:
-        end = time.monotonic() + JOB_S
-        while time.monotonic() < end:
-            now = self.ask("trainyard/v1/status")["job"]
-            if now and now["id"] == job and now["phase"] == "Training" and now["done"] >= step:
-                return
-            time.sleep(0.1)
-        raise TimeoutError(f"job {job} does not come to step {step}")
-
-    def result(self, job: int) -> dict[str, Any]:
-        """The job when it has ended."""
-        end = time.monotonic() + JOB_S
-        while time.monotonic() < end:
-            found: dict[str, Any] = self.ask(f"trainyard/v1/jobs/{job}")
-            if found["state"] not in ("queued", "running", "paused"):
-                return found
-            time.sleep(0.2)
-        raise TimeoutError(f"job {job} does not end")
-
-    def tensors(self, name: str) -> dict[str, torch.Tensor]:
-        return kohya.load(self.loras / f"{name}.safetensors")[0]
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +53,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         "save_preview": False,
         "save_precision": "fp32",
     }
-
-
-def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_training_leaves_the_model_as_it_was_and_its_lora_works(webui, settings) -> None:
@@ -219,6 +107,67 @@ def test_a_stop_leaves_the_model_as_it_was(webui, settings, save) -> None:
     assert webui.result(job)["state"] == ("done" if save else "cancelled")
     assert (webui.loras / f"stopped-{save}.safetensors").exists() is save
     assert webui.ask("probe") == before
+
+
+def test_a_stop_before_the_first_step_leaves_the_model_as_it_was(webui, settings) -> None:
+    before = webui.ask("probe")
+    words = {"original_prompt": "red", "target_prompt": "blue", "steps": 50, "image_size_px": 64}
+    for name, job in (("lora", settings), ("ileco", {"method": "ileco", **words})):
+        number = webui.train(**{**job, "checkpoint": CHECKPOINT.name}, name=f"early-{name}")
+        webui.ask(f"trainyard/v1/jobs/{number}/stop", {"save": False})
+        assert webui.result(number)["state"] == "cancelled"
+        assert webui.ask("probe") == before
+
+
+def test_memory_that_runs_out_is_answered_and_the_webui_draws_on(webui, settings) -> None:
+    plain, before = webui.picture(), webui.ask("probe")
+    webui.ask("probe/out_of_memory")
+    failed = webui.result(webui.train(**settings, name="too-large"))
+    assert failed["state"] == "failed"
+    assert "2.00 GiB" in failed["error"]
+    assert "gradient_checkpointing" in failed["error"]
+    assert webui.picture() == plain
+    assert webui.ask("probe") == before
+
+
+CONDITIONED = (
+    "a red circle",
+    "a (red:1.4) circle on a [white] background, (((big)))",
+    "a red circle BREAK on a white background",
+    "a mychar circle, (mychar:0.7)",
+    ", ".join(["a red circle on a white background"] * 12),
+    " ".join(["cat"] * 72) + " mychar",
+)
+
+
+@pytest.mark.parametrize("emphasis", ["Original", "No norm", "Ignore", "None"])
+def test_prompts_become_what_the_webui_makes_of_them(webui, emphasis) -> None:
+    webui.options(emphasis=emphasis, CLIP_stop_at_last_layers=1 + (emphasis == "Original"))
+    try:
+        for prompt in CONDITIONED:
+            found = webui.ask("probe/conditioning?" + urlencode({"prompt": prompt}))
+            assert found["far"] is not None, (prompt, found)
+            assert found["far"] < 1e-4, (prompt, found)
+            assert found["moved"] or "mychar" not in prompt
+    finally:
+        webui.options(emphasis="Original", CLIP_stop_at_last_layers=1)
+
+
+def test_checkpoints_are_switched_before_during_and_after(webui, settings) -> None:
+    webui.options(sd_model_checkpoint=f"{OTHER}.safetensors")
+    job = webui.train(**settings, name="switched")
+    webui.until_step(job, 2)
+    assert webui.ask("probe")["checkpoint"] == CHECKPOINT.name, "loaded through the webui"
+    chosen = threading.Thread(
+        target=webui.options, kwargs={"sd_model_checkpoint": f"{OTHER}.safetensors"}
+    )
+    chosen.start()
+    assert webui.result(job)["state"] == "done"
+    chosen.join(60)
+    assert same(webui.tensors("switched"), webui.tensors("alone"))
+    webui.picture()
+    assert webui.ask("probe")["checkpoint"] == f"{OTHER}.safetensors"
+    webui.options(sd_model_checkpoint=CHECKPOINT.name)
 
 
 def test_a_killed_webui_goes_on_with_the_job(webui, settings) -> None:

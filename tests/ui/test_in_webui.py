@@ -12,7 +12,7 @@ import pytest
 
 from trainer.demo.checkpoint import CHECKPOINT
 
-from ..hosts.test_webui import WEBUI_DIR, RealWebui
+from ..hosts.real import WEBUI_DIR, RealWebui
 from .conftest import Page
 from .test_page import SMALL, start, state
 

@@ -1,8 +1,10 @@
 """An extension for tests alone: tells what the live model is, tensor by tensor."""
 
 import hashlib
+import sys
 
-from modules import call_queue, script_callbacks, sd_models, shared
+import torch
+from modules import call_queue, devices, script_callbacks, sd_models, shared
 
 
 def fingerprint() -> dict:
@@ -29,8 +31,39 @@ def fingerprint() -> dict:
         }
 
 
+def conditioning(prompt: str) -> dict:
+    """How far what Trainyard makes of a prompt is from what the webui makes of it."""
+    with call_queue.queue_lock, torch.no_grad(), devices.autocast():
+        theirs = shared.sd_model.cond_stage_model([prompt]).float().clone()
+        name = shared.sd_model.sd_checkpoint_info.name
+    host = sys.modules["trainyard.hosts.a1111"].WebuiHost()
+    settings = sys.modules["trainyard.settings.groups"].ModelSettings(checkpoint=name)
+    with host.borrow(settings) as model, torch.no_grad():
+        ours = model.encode_weighted([prompt]).context.float().clone()
+        plain = model.encode_prompts([prompt]).context.float()
+    same_shape = ours.shape == theirs.shape
+    moved = plain.shape != ours.shape or not torch.equal(plain, ours)
+    far = float((ours - theirs).abs().max()) if same_shape else None
+    return {"shape": list(ours.shape), "far": far, "moved": moved}
+
+
+def out_of_memory() -> dict:
+    """Makes the next training end as on a GPU whose memory is full."""
+    loop = sys.modules["trainyard.loop"].Loop
+    run = loop.run
+
+    def fail(*_: object, **__: object) -> None:
+        loop.run = run
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    loop.run = fail
+    return {}
+
+
 def routes(_, app) -> None:
     app.add_api_route("/probe", fingerprint, methods=["GET"])
+    app.add_api_route("/probe/conditioning", conditioning, methods=["GET"])
+    app.add_api_route("/probe/out_of_memory", out_of_memory, methods=["GET"])
 
 
 script_callbacks.on_app_started(routes)
