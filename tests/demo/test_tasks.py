@@ -71,3 +71,20 @@ def test_ours_and_the_peers_are_measured_alike(tiny_checkpoint: Path, tmp_path: 
     assert len(ours.slider) == 5
     assert as_json(ours)["to_effect"] is None
     assert "plain" in table([ours, theirs])
+
+
+@pytest.mark.parametrize("name", ["difference", "addift"])
+def test_the_peers_pairs_are_trained_with_the_numbers_of_its_presets(
+    name: str, tmp_path: Path
+) -> None:
+    task, peer = TASKS[name], baselines()[name]
+    job = {**task.job(tmp_path), **peer.settings, "method": task.method, "checkpoint": "c"}
+    last = parse(job).for_second_pass()
+    # facts/traintrain.md, shipped presets: 4/4 in the second pass, ADDifT action 4/1, t 500-1000
+    ranks = {"difference": (4, 4), "addift": (4, 1)}
+    assert (last.values["rank"], last.values["alpha"]) == ranks[name]
+    assert last.values["original_prompt"] == ""
+    assert "OUT11" in last.values["blocks"]
+    ours = parse({**task.job(tmp_path), "method": task.method, "checkpoint": "c"}).for_second_pass()
+    for budget in ("steps", "batch_size"):
+        assert last.values[budget] == ours.values[budget]

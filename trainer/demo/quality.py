@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -300,15 +301,23 @@ def measure_all(
 
 def baselines(folder: Path = BASELINES) -> dict[str, Peer]:
     """The peers' ways of training, by method; none where the tests were not installed along."""
-    file = folder / "plain_ileco.py"
-    if not file.is_file():
+    if not folder.is_dir():
         return {}
-    spec = importlib.util.spec_from_file_location("plain_ileco", file)
+    ileco, pairs = (_loaded(folder / f"{name}.py") for name in ("plain_ileco", "plain_pairs"))
+    return {
+        "ileco": Peer("plain", ileco.train, ileco.PRESET),
+        "difference": Peer("plain", TRAIN["difference"], pairs.DIFFERENCE),
+        "addift": Peer("plain", TRAIN["addift"], pairs.ADDIFT),
+    }
+
+
+def _loaded(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return {"ileco": Peer("plain", module.train, module.PRESET)}
+    return module
 
 
 def words(result: Result) -> str:
