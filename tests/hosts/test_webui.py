@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.hosts.real import OTHER, WEBUI_DIR, RealWebui, same
 from trainer.demo.checkpoint import CHECKPOINT
+from trainer.networks.kinds import KINDS
 
 pytestmark = [
     pytest.mark.webui,
@@ -95,6 +96,18 @@ def test_a_new_file_of_the_same_name_takes_effect_at_once(webui, settings) -> No
     first = webui.picture(prompt)
     webui.result(webui.train(**{**settings, "seed": 2}, name="again", overwrite=True))
     assert webui.picture(prompt) != first
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_file_of_every_kind_takes_effect(webui, settings, kind) -> None:
+    few = {"network": kind, "steps": 4, "blocks": "BASE,IN01,M00,OUT05"}
+    done = webui.result(webui.train(**{**settings, **few}, name=kind))
+    assert (done["state"], done["error"]) == ("done", "")
+    plain = webui.picture("a circle")
+    assert webui.picture(f"a circle <lora:{kind}:1>") != plain
+    assert webui.picture("a circle") == plain
+    log = (webui.data / "webui.log").read_text("utf-8", "replace")
+    assert f"loading network {webui.loras / kind}" not in log, "how the webui tells of a failure"
 
 
 @pytest.mark.parametrize("save", [False, True])

@@ -13,6 +13,7 @@ from trainer.events import Event, StepDone
 from trainer.loop import Outcome
 from trainer.networks import kohya
 from trainer.networks.kinds import KINDS
+from trainer.networks.network import Network
 
 Run = Callable[..., tuple[Path, Outcome, list[Event]]]
 
@@ -36,8 +37,16 @@ def test_it_trains_and_goes_on_from_its_file(kind: str, run: Run) -> None:
     assert names <= set(KINDS[kind].tensor_names)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
-@pytest.mark.parametrize("kind", ["c3lier", "loha_conv", "lokr_conv", "dora_conv"])
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [
+        ("c3lier", "int8"),
+        ("loha_conv", "bf16"),
+        ("lokr_conv", "int8"),
+        ("dora_conv", "bf16"),
+        ("dora_conv", "int8"),
+    ],
+)
 def test_it_trains_in_less_than_full_precision(kind: str, precision: str, run: Run) -> None:
     file, _, events = run(
         "lora", network=kind, blocks="IN01,OUT05", steps=2, base_precision=precision
@@ -45,3 +54,23 @@ def test_it_trains_in_less_than_full_precision(kind: str, precision: str, run: R
     assert all(math.isfinite(event.loss) for event in events if isinstance(event, StepDone))
     tensors, _ = kohya.load(file)
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+
+
+def test_a_copier_is_whole_while_the_difference_is_trained(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Network] = []
+    draw = Network.draw_dropout
+
+    def note(network: Network, seed: str) -> None:
+        draw(network, seed)
+        if not drawn or drawn[-1] is not network:
+            drawn.append(network)
+        for other in drawn[:-1]:
+            assert all(adapter.mask is None for adapter in other.adapters.values())
+
+    monkeypatch.setattr(Network, "draw_dropout", note)
+    run("difference", module_dropout=0.5)
+    copier, difference = drawn
+    assert copier is not difference
+    assert all(adapter.mask is None for adapter in difference.adapters.values())

@@ -220,6 +220,20 @@ def test_networks_are_described_as_their_readers_expect() -> None:
     assert (mixed["ss_network_dim"], mixed["ss_network_alpha"]) == ("Dynamic", "Dynamic")
 
 
+def test_how_a_network_was_kept_from_overfitting_is_told() -> None:
+    """By the names of sd-scripts' and LyCORIS's arguments."""
+    job = {**JOB, "network": "lokr", "lokr_factor": 8, "network_dropout": 0.1, "rank_dropout": 0.2}
+    job |= {"module_dropout": 0.3, "scale_weight_norms": 1, "lora_plus_ratio": 4}
+    lokr = NetworkFacts("lokr", rank=8, alpha=4.0)
+    found = metadata(parse({**job, "lr_warmup_percent": 10}), network=lokr)
+    assert (found["ss_network_dropout"], found["ss_scale_weight_norms"]) == ("0.1", "1.0")
+    assert found["ss_lr_warmup_steps"] == "100"
+    args = {"algo": "lokr", "factor": "8", "rank_dropout": "0.2", "module_dropout": "0.3"}
+    assert json.loads(found["ss_network_args"]) == {**args, "loraplus_lr_ratio": "4.0"}
+    dora = json.loads(metadata(network=NetworkFacts("dora", 8, 8.0))["ss_network_args"])
+    assert dora == {"algo": "locon", "dora_wd": "True", "wd_on_output": "False"}
+
+
 def test_what_was_not_trained_has_no_learning_rate() -> None:
     assert metadata(text_encoder_trained=False)["ss_text_encoder_lr"] == "None"
 

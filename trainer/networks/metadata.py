@@ -243,8 +243,6 @@ def _network_args(wanted: NetworkSettings) -> Values:
     given: Values = {
         "rank_dropout": wanted.rank_dropout,
         "module_dropout": wanted.module_dropout,
-        "block_dims": wanted.block_ranks,
-        "block_alphas": wanted.block_alphas,
     }
     if wanted.network.startswith("lokr"):
         given["factor"] = wanted.lokr_factor
