@@ -289,6 +289,10 @@ def test_a_learning_rate_for_another_optimizer_is_pointed_out() -> None:
     assert "learning_rate: Prodigy finds its rate itself" in warning
     assert warnings_of(OptimizerSettings(optimizer="Prodigy", learning_rate=1.0)) == []
     assert warnings_of(OptimizerSettings()) == []
+    (warning,) = warnings_of(OptimizerSettings(optimizer="AdamWScheduleFree"))
+    assert "lr_scheduler: AdamWScheduleFree averages" in warning
+    steady = OptimizerSettings(optimizer="AdamWScheduleFree", lr_scheduler="constant")
+    assert warnings_of(steady) == []
 
 
 def test_begin_and_average_ask_nothing_of_torchs_own() -> None:

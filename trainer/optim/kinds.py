@@ -52,6 +52,8 @@ class OptimizerKind:
     one_rate: bool = False
     """It finds its rate itself, one for all: learning rates are factors of that, and alike."""
     only_cuda: bool = False
+    averages: bool = False
+    """It needs no schedule: it averages instead, and knows `train()` and `eval()`."""
     build: Callable[[Make, Rows, Mapping[str, Any]], torch.optim.Optimizer] | None = None
     """Makes it where it does not take parameter groups as torch's do."""
 
@@ -98,7 +100,7 @@ def _torch(name: str, attribute: str = "", **arguments: object) -> OptimizerKind
 
 
 def _schedule_free(name: str) -> OptimizerKind:
-    return OptimizerKind(name, "schedulefree", name, SCHEDULE_FREE)
+    return OptimizerKind(name, "schedulefree", name, SCHEDULE_FREE, averages=True)
 
 
 def _d_adaptation(name: str, **arguments: object) -> OptimizerKind:

@@ -31,6 +31,7 @@ _OWN_ARGUMENTS = (
     *("fused", "foreach", "maximize", "capturable", "differentiable"),
     *("use_triton", "fsdp_in_use", "model_sharding", "verbose", "log_every", "kwargs"),
 )
+STEADY = ("constant", "constant_with_warmup")
 LOWEST_FACTOR = 0.01
 """Below it, a learning rate was meant for an optimizer that does not find its rate itself."""
 
@@ -53,12 +54,18 @@ def check_optimizer(settings: OptimizerSettings) -> None:
 def warnings_of(settings: OptimizerSettings) -> list[str]:
     """What will work, but hardly as the user thinks."""
     kind, rate = KINDS[settings.optimizer], settings.learning_rate
+    found = []
     if kind.one_rate and rate < LOWEST_FACTOR:
-        return [
+        found.append(
             f"learning_rate: {kind.name} finds its rate itself and multiplies it by {rate:g},"
             " which is next to nothing - use 1"
-        ]
-    return []
+        )
+    if kind.averages and settings.lr_scheduler not in STEADY:
+        found.append(
+            f"lr_scheduler: {kind.name} averages instead of slowing down, and"
+            f" {settings.lr_scheduler} takes the last steps out of that - use constant"
+        )
+    return found
 
 
 def new_optimizer(
