@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,20 +33,26 @@ from .settings.groups import (
 if TYPE_CHECKING:
     from .session import Session
 
+Size = tuple[int, int]
+
 
 def answered(
     session: Session,
     frozen: FrozenModel,
     kinds: Sequence[tuple[Sequence[Question], float]],
     generator: torch.Generator,
+    size_px: Size | None = None,
 ) -> list[tuple[Samples, float]]:
     """The frozen model's answers to each kind of questions, with the kind's share.
+
+    Args:
+        size_px: (height, width) of the pictures that are asked about; None: the image size.
 
     Raises:
         Stopped: the user ended the job meanwhile.
     """
     settings, loss = session.settings[PoolSettings], session.settings[LossSettings]
-    height, width = session.settings[SizeSettings].image_size_px
+    height, width = size_px or session.settings[SizeSettings].image_size_px
     session.sink(PhaseStarted("Asking the frozen model", settings.pool_size))
     done = 0
     pools = []
@@ -80,10 +86,16 @@ def held_count(batch_size: int, share: float) -> int:
     return max(1, round(batch_size * share / (1 - share)))
 
 
+def usual_frame(frames: Mapping[Size, int]) -> Size | None:
+    """The frame of most samples, the largest of several; None if there is none."""
+    return max(frames, key=lambda size: (frames[size], size[0] * size[1], size), default=None)
+
+
 def held_batches(session: Session) -> PoolBatches | None:
     """Batches of held prompts that come beside those of the pictures; None if none are named.
 
-    What a batch holds follows from the seed; the pictures' own noise is the same with and without.
+    They are of the pictures' usual frame, so that most batches go through the UNet together with
+    them.  What a batch holds follows from the seed, and the noise of the pictures not from it.
 
     Raises:
         Stopped: the user ended the job meanwhile.
@@ -104,7 +116,7 @@ def held_batches(session: Session) -> PoolBatches | None:
     frozen = FrozenModel(session.model, session.frozen_encoder(prompts, webui_syntax=emphasis))
     generator = torch.Generator(session.model.device).manual_seed(session.seed)
     return PoolBatches(
-        answered(session, frozen, [(questions, 1.0)], generator),
+        answered(session, frozen, [(questions, 1.0)], generator, usual_frame(session.plan.frames)),
         held_count(training.batch_size, wanted.preserve_share),
         session.seed,
         order=pool.pool_order,
