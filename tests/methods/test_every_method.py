@@ -155,7 +155,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @every_method
 def test_its_file_loads_in_diffusers(method: str, run: Run) -> None:
     file, _, _ = run(method, blocks="BASE,IN01,M00,OUT05")
-    unet, vae, text_encoder = tiny_modules()
+    unet, vae, (text_encoder,) = tiny_modules()
     unet.register_to_config(sample_size=64)  # a pipeline wants to know it
     pipeline = StableDiffusionPipeline(
         *(vae, text_encoder, None, unet, DDIMScheduler()),
