@@ -132,6 +132,10 @@ def test_the_learning_rate_is_shown_before_the_training(bench: Bench) -> None:
     assert course[1] == 0
     assert course[501] == pytest.approx(5e-4), "half way up the warm-up"
     assert course[2000] == pytest.approx(1e-6), "linear: the last of 1000 steps down to 0"
+    (problem,) = bench.post("rates", {"settings": {**settings, "steps": 10_000_000}}, 422)[
+        "problems"
+    ]
+    assert problem["where"] == "steps"
 
 
 def test_pictures_are_shown_while_something_else_is_missing(bench: Bench) -> None:

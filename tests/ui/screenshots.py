@@ -30,10 +30,10 @@ COLOURS = 128
 PATIENCE_S = 1800
 CHANGES: Mapping[str, object] = {
     "name": "zibble",
-    "steps": 240,
-    "batch_size": 4,
-    "save_every_steps": 60,
-    "sample_every_steps": 60,
+    "steps": 200,
+    "preserve_prompts": "",
+    "save_every_steps": 50,
+    "sample_every_steps": 50,
     "sample_denoise_steps": 10,
     "sample_prompts": "a red zibble on a white background\na blue square on a yellow background",
     "save_preview": False,
@@ -61,12 +61,12 @@ def main(folder: Path) -> None:
 
 def _train(page: Page, work: Path, folder: Path) -> None:
     """The form as a first LoRA needs it, and the training at two thirds of its way."""
-    settings = prepare_lora(work).replace(**CHANGES, images=str(work / "pictures" / "zibble"))
+    settings = prepare_lora(work).replace(**CHANGES)
     values = shown_values(settings.as_dict())
     page.script("return trainyard.fillIn(arguments[0])", {**values, "checkpoint": CHECKPOINT.name})
     page.until("document.getElementById('trainyard_plan').innerText.includes('8 pictures')")
     page.press("start")
-    page.until("trainyard.status.step && trainyard.status.step.step >= 190", PATIENCE_S)
+    page.until("trainyard.status.step && trainyard.status.step.step >= 160", PATIENCE_S)
     page.script("trainyard.say('')")
     _shoot(page, folder / "training.png", width=1400, height=1080)
     page.until("trainyard.status.jobs[0].state === 'done'", PATIENCE_S)
@@ -83,7 +83,7 @@ def _compare(page: Page, folder: Path) -> None:
     done = "trainyard.status.jobs.some((job) => job.method === 'grid' && job.state === 'done')"
     page.until(done, PATIENCE_S)
     page.until("document.querySelector('#trainyard_grids .trainyard_sheet img')?.naturalWidth")
-    _shoot(page, folder / "results.png", width=1400, height=1900, element="results")
+    _shoot(page, folder / "results.png", width=1400, height=3000, element="results")
 
 
 def _shoot(page: Page, path: Path, *, width: int, height: int, element: str = "") -> None:

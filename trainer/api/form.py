@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from ..errors import BadInput
+from ..errors import BadInput, Problem
 from ..hosts.protocol import Host
 from ..jobs.job import Job, JobState
 from ..settings.groups import DataSettings, OptimizerSettings, TrainingSettings
@@ -23,6 +23,8 @@ Raw = Mapping[str, object]
 SHOWN_PICTURES = 60
 RATE_POINTS = 500
 """Of the course of the learning rate, as it is shown."""
+RATE_STEPS = 100_000
+"""More would keep the server busy for too long."""
 MATTERS = (
     *("method", "checkpoint", "image_size_px", "batch_size", "gradient_accumulation_steps"),
     *("base_precision", "gradient_checkpointing", "network", "blocks"),
@@ -99,12 +101,17 @@ def learning_rate(raw: Raw) -> list[tuple[int, float]]:
     """Step and learning rate over the pass whose network is the result, at most so many points.
 
     Raises:
-        BadInput: the settings are wrong by themselves, or the schedule refuses them.
+        BadInput: the settings are wrong by themselves, the schedule refuses them, or there are
+            too many steps to go through.
     """
     from ..optim.schedules import learning_rates
 
     last = parse(raw).for_second_pass()
-    rates = learning_rates(last[OptimizerSettings], last[TrainingSettings].steps)
+    steps = last[TrainingSettings].steps
+    if steps > RATE_STEPS:
+        what = f"{steps} are too many to show the learning rate of each"
+        raise BadInput([Problem("steps", what, f"look at it with {RATE_STEPS} or fewer")])
+    rates = learning_rates(last[OptimizerSettings], steps)
     stride = -(-len(rates) // RATE_POINTS)
     kept = [*range(0, len(rates) - 1, stride), len(rates) - 1]
     return [(i + 1, rates[i]) for i in kept]
