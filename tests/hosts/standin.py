@@ -120,6 +120,8 @@ def live_model(tensors: Mapping[str, torch.Tensor]) -> nn.Module:
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         owner, _, kind = _WRAPPED.sub(r"\1.wrapped.", name).rpartition(".")
+        if not owner:
+            continue  # a mark, for which the webui's model has no place
         layers.setdefault(owner, {})[kind] = tensor
     for owner, held in layers.items():
         module = root

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.conftest import tiny_modules
 from tests.hosts.standin import WEBUI, AppliedLora, Webui
@@ -19,6 +20,7 @@ from trainer.errors import BadInput, TrainyardError
 from trainer.hosts.a1111 import STOP_AND_SAVE, WebuiHost, subfolder, within_limits
 from trainer.hosts.gate import BLOCK, PAUSE
 from trainer.hosts.loan import read_vae
+from trainer.models.checkpoint import read_tensors
 from trainer.models.export import ldm_tensors, write_checkpoint
 from trainer.models.families import FAMILIES, SD1
 from trainer.settings.groups import CacheSettings, ModelSettings
@@ -447,3 +449,17 @@ def test_settings_limit_every_jobs_cache(webui: Webui) -> None:
     assert (own.cache_folder, own.cache_disk_mb) == ("/own", 10)
     without = parse({"method": "ileco", "checkpoint": "one", "original_prompt": "a"})
     assert within_limits(without).method == "ileco"
+
+
+@pytest.mark.parametrize("marks", [(), ("v_pred",), ("v_pred", "ztsnr")])
+def test_marks_in_the_file_count_where_the_webui_does_not_know_them(
+    files: dict[str, Path], tmp_path: Path, marks: tuple[str, ...]
+) -> None:
+    file = tmp_path / "marked.safetensors"
+    tensors = read_tensors(files["one"])
+    save_file({**tensors, **{mark: torch.ones(1) for mark in marks}}, file)
+    WEBUI.start(tmp_path, {"one": file})
+    with WebuiHost().borrow(settings_for(WEBUI)) as model:
+        velocity = model.schedule.prediction_type == "v_prediction"
+        assert velocity is ("v_pred" in marks)
+        assert (model.schedule.alphas_cumprod[-1] == 0) == ("ztsnr" in marks)

@@ -17,13 +17,18 @@ import torch
 from ..control import Control
 from ..diffusion.schedule import PredictionType
 from ..errors import BadInput, Problem, TrainyardError
-from ..models.checkpoint import read_tensors
+from ..models.checkpoint import metadata, read_tensors, tensor_names
 from ..models.detect import Detection, detect
 from ..models.families import CONV_IN, Family
 from ..models.ldm_names import VAE_PREFIX
 from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model, compute_dtype
 from ..models.packing import STORAGES
-from ..models.prediction import chosen_prediction, chosen_zero_snr
+from ..models.prediction import (
+    ZERO_SNR_MARK,
+    chosen_prediction,
+    chosen_zero_snr,
+    marked_prediction,
+)
 from ..models.prompts import PromptStyle
 from ..models.text import Embedding
 from ..settings.groups import ModelSettings
@@ -215,8 +220,12 @@ class Loan:
         self._sources = _addresses(tensors)
         stored = tensors[CONV_IN].dtype
         dtype = compute_dtype(settings.base_precision, stored, lender.device)
-        said: PredictionType = "v_prediction" if lender.velocity(live) else "epsilon"
+        file = Path(self._info.filename)
+        names = tensor_names(file)  # of a mark, older webuis know nothing
+        marked = marked_prediction(names, metadata(file)) == "v_prediction"
+        said: PredictionType = "v_prediction" if marked or lender.velocity(live) else "epsilon"
         predicted = chosen_prediction(settings, said)
+        zero_snr = ZERO_SNR_MARK in names or lender.zero_snr(live)
         own_vae = lender.own_vae(live) if self._vae is None else self._vae
         vae = own_vae or {n: t for n, t in tensors.items() if n.startswith(VAE_PREFIX)}
         others = {n: t for n, t in tensors.items() if not n.startswith(VAE_PREFIX)}
@@ -229,7 +238,7 @@ class Loan:
             vae_dtype=DTYPES[settings.vae_precision],
             clip_skip=settings.clip_skip or lender.clip_skip(),
             prediction_type=predicted,
-            zero_snr=chosen_zero_snr(settings, predicted, lender.zero_snr(live)),
+            zero_snr=chosen_zero_snr(settings, predicted, zero_snr),
             vae_tensors=vae,
             origin=Origin(
                 Path(self._info.filename).name,

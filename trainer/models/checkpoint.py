@@ -102,6 +102,18 @@ def metadata(path: Path) -> dict[str, str]:
         return {}
 
 
+def tensor_names(path: Path) -> frozenset[str]:
+    """The names in a safetensors file; empty for other files, and where it cannot be read."""
+    if path.suffix.lower() != ".safetensors":
+        return frozenset()
+    try:
+        opened: Any = safe_open(path, framework="pt", device="cpu")
+        with opened as file:
+            return frozenset(file.keys())
+    except _DAMAGED:
+        return frozenset()
+
+
 def sha256(path: Path) -> str:
     """Hex digest of the whole file, kohya's `ss_new_sd_model_hash`."""
     digest = hashlib.sha256()
