@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -72,16 +73,18 @@ class FileLock:
             raise BadInput(
                 [Problem(str(self._path), f"{who} is already {self._work}", cure)]
             ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()).encode("ascii"))
-        file.flush()
         self._file = file
+        with contextlib.suppress(OSError):  # on a full disk others are not told who it is
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()).encode("ascii"))
+            file.flush()
 
     def release(self) -> None:
         """Gives the lock back; without one, changes nothing."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what could not be written above
+                self._file.close()
             self._file = None
 
     def __enter__(self) -> FileLock:

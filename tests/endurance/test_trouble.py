@@ -21,7 +21,7 @@ from trainer.errors import BadInput
 from trainer.events import Event, Notice, Saved, StepDone, ignore
 from trainer.hosts.standalone import StandaloneHost
 from trainer.jobs.job import JobState
-from trainer.jobs.store import JobStore
+from trainer.jobs.store import JobStore, QueueError
 from trainer.jobs.worker import Worker
 from trainer.lock import FileLock
 from trainer.networks import kohya
@@ -210,10 +210,37 @@ def test_one_process_at_a_time_trains_a_name(
         assert run_job(job(name="cap"), host, control=Control(), sink=ignore).steps == STEPS
 
 
+def test_a_queue_on_a_full_disk_stays_as_it_was(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.sqlite")
+    first = store.add({"name": "first", "method": "lora"})
+    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")  # no room for another one
+    with pytest.raises(QueueError, match="database or disk is full - make room"):
+        store.add({"name": "second", "method": "lora", "prompt": "x" * 100_000})
+    assert store.jobs() == [first]
+    store._connection.execute("PRAGMA max_page_count = 100000")
+    store.add({"name": "second", "method": "lora", "prompt": "x" * 100_000})
+    assert [job.name for job in store.jobs()] == ["first", "second"]
+    store.close()
+
+
+def test_a_lock_can_be_had_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("trainer.lock.os.getpid", full)
+    with FileLock(tmp_path / "lock") as lock:
+        assert lock.held
+        with pytest.raises(BadInput, match="another process is already working"):
+            FileLock(tmp_path / "lock").acquire()
+
+
 OTHER = """
 import sys
 from pathlib import Path
-from trainer.jobs.store import JobStore
+from trainer.jobs.store import JobStore, QueueError
 from trainer.jobs.worker import Worker
 store = JobStore(Path(sys.argv[1]))
 worker = Worker(store, lambda job, control, sink: sys.stdin.read())

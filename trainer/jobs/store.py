@@ -7,10 +7,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import BadInput, Problem
+from ..errors import BadInput, Problem, TrainyardError
 from ..paths import as_unicode
 from .job import FINISHED, LIVE, PENDING, Job, JobState, Progress, free_name
 
@@ -40,11 +40,22 @@ CREATE TABLE jobs (
 _INTERRUPTED = "the program ended while this job ran"
 
 
+class QueueError(TrainyardError, sqlite3.OperationalError):
+    """The queue cannot be changed now; it is as it was."""
+
+    def __init__(self, path: Path, error: sqlite3.Error) -> None:
+        super().__init__(
+            f"{path}: the queue cannot be changed now: {error}"
+            " - make room on the disk, or check the file's permissions"
+        )
+
+
 class JobStore:
     """Jobs by id, in the order in which they run; safe to share between threads and processes.
 
     Every method that takes an id raises `BadInput` when there is no such job, or when the job's
-    state does not allow what is asked; nothing is changed then.
+    state does not allow what is asked; nothing is changed then.  What cannot be written, as on a
+    full disk, is a `QueueError`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,6 +63,7 @@ class JobStore:
 
         Raises:
             BadInput: the file cannot be opened, is not a queue, or is one of a newer version.
+            QueueError: it cannot be written.
         """
         self.path = path
         self._guard = threading.RLock()
@@ -66,6 +78,9 @@ class JobStore:
         self._connection.row_factory = sqlite3.Row
         try:
             self._prepare()
+        except QueueError:
+            self._connection.close()
+            raise
         except sqlite3.DatabaseError as error:
             self._connection.close()
             cure = "rename the file; an empty queue is made in its place"
@@ -246,13 +261,20 @@ class JobStore:
             if self._connection.in_transaction:
                 yield
                 return
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield
+                self._connection.commit()
+            except sqlite3.OperationalError as error:
+                self._undo()
+                raise QueueError(self.path, error) from error
             except BaseException:
-                self._connection.rollback()
+                self._undo()
                 raise
-            self._connection.commit()
+
+    def _undo(self) -> None:
+        with suppress(sqlite3.Error):  # SQLite undoes it by itself where the disk is full
+            self._connection.rollback()
 
     def _accept(self, settings: Mapping[str, object], but: int | None = None) -> tuple[str, str]:
         """The name and method of `settings`, whose output no other pending job writes."""

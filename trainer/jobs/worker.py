@@ -235,6 +235,8 @@ class Worker:
         try:
             for job in self._store.recover():
                 log.warning("job %d %r was interrupted", job.id, job.name)
+        except TrainyardError as error:  # `start` tries again
+            log.warning("%s", error)
         finally:
             self._file_lock.release()
 
