@@ -66,6 +66,7 @@ def test_the_webuis_server_gets_every_route_behind_the_guard(
     modules.shared = shared  # type: ignore[attr-defined]
     host = ModuleType("trainer.hosts.a1111")
     host.CHECKPOINT_CHANGES, host.WebuiHost = (), object  # type: ignore[attr-defined]
+    host.within_limits = max  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "modules", modules)
     monkeypatch.setitem(sys.modules, "modules.shared", shared)
     monkeypatch.setitem(sys.modules, "trainer.hosts.a1111", host)
