@@ -20,6 +20,7 @@ TITLES: Mapping[str, str] = {
     "pictures": "How pictures are cut",
     "length": "Long prompts and captions",
     "captions": "Captions that vary",
+    "mask": "Pictures of a pair, and which part of them counts",
     "mask_weight": "Weight of a mask",
     "picture_mask": "Learning a part of the pictures",
     "copier": "First pass: the copier",
