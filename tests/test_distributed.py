@@ -90,7 +90,7 @@ def test_two_processes_give_the_file_of_one_and_only_one_writes(job, tmp_path):
     assert not list(tmp_path.glob("trainyard-*"))  # what the second one wrote is gone
 
 
-def test_a_dead_process_ends_the_others_and_the_last_state_goes_on(job, tmp_path):
+def test_a_dead_process_ends_the_others_and_the_last_state_is_kept(job, tmp_path):
     out = tmp_path / "out"
     long = [*job, "--set", "steps=100000", "--set", "save_state_every_steps=2"]
     processes = start(long, out)
@@ -128,3 +128,15 @@ def test_one_process_is_a_team_that_asks_nobody():
     assert alone.agreed(Request.STOP) is Request.STOP
     assert alone.common("x") == "x"
     assert (alone.same_seed(-1), alone.same_seed(5)) == (-1, 5)
+
+
+def test_all_but_the_first_process_read_its_states_and_write_into_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(Team, "common", lambda self, value: {"state": b"of the first"})
+    kept = tmp_path / "logs" / "states" / "job"
+    with Team(1, 2).output_folder(tmp_path, kept) as out:
+        assert out != tmp_path
+        assert (out / "logs" / "states" / "job" / "state").read_bytes() == b"of the first"
+    assert not out.exists()
+    assert list(tmp_path.iterdir()) == []
+    with Team(0, 2).output_folder(tmp_path, kept) as out:
+        assert out == tmp_path

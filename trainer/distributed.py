@@ -153,8 +153,11 @@ class Team:
             kept: a folder below `folder` that the others have to read, if it exists; they get
                 what the first one has there, which may be another machine.
         """
-        files = {path.name: path.read_bytes() for path in kept.glob("*")} if self.leads else {}
-        files = self.common(files)
+        if self.size == 1:
+            yield folder
+            return
+        found = {path.name: path.read_bytes() for path in kept.glob("*")} if self.leads else {}
+        files = self.common(found)
         if self.leads:
             yield folder
             return

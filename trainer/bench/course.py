@@ -37,7 +37,8 @@ class Course:
         peak_mb: of `ours` and of the floor, above the frozen weights.
         parts: seconds of the parts of one step of ours.
         labels: seconds of computing and number of the frozen model's answers.
-        encoding_s: seconds of computing that went into pictures and captions.
+        encoding_s: seconds of computing before the first step that went into pictures, captions
+            and labels.
     """
 
     device: torch.device
@@ -110,12 +111,12 @@ class Course:
             self.parts[part] += -now if start else now
 
     @contextmanager
-    def encoding(self) -> Iterator[None]:
-        """While pictures or captions are encoded: before the first step, or in one."""
+    def encoding(self, part: str = "forward") -> Iterator[None]:
+        """While something is encoded or labelled: before the first step, or in one."""
         began = Moment.now(self.device)
-        self.note_part("forward", start=True)
+        self.note_part(part, start=True)
         yield
-        self.note_part("forward", start=False)
+        self.note_part(part, start=False)
         if self.step == 0:
             self.encoding_s += (Moment.now(self.device) - began).busy_s
 
@@ -164,7 +165,7 @@ class Course:
         """Seconds of computing from `began` to the first step, without encoding and labels."""
         assert self._reached is not None
         passed = self._reached.busy_s - began.busy_s
-        return passed - self._setting_up_s - self.encoding_s - self.labels[0]
+        return passed - self._setting_up_s - self.encoding_s
 
 
 class WatchedModel(DiffusionModel):
@@ -182,7 +183,8 @@ class WatchedModel(DiffusionModel):
             self.course.note_part("forward", start=False)
             return prediction
         began = Moment.now(self.device)
-        prediction = super().denoise(latents, timesteps, conditioning)
+        with self.course.encoding(part="labels"):
+            prediction = super().denoise(latents, timesteps, conditioning)
         seconds, count = self.course.labels
         spent = Moment.now(self.device) - began
         self.course.labels = (seconds + spent.busy_s, count + len(latents))
