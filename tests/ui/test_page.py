@@ -184,6 +184,21 @@ def test_every_method_shows_its_own_fields_with_its_own_defaults(form: Page) -> 
     assert wrong == []
 
 
+def test_only_the_blocks_that_a_checkpoint_has_are_shown(
+    form: Page, tiny_checkpoints: dict[str, Path]
+) -> None:
+    def shown(count: int) -> str:
+        labels = "[...document.querySelectorAll('#trainyard_blocks label')]"
+        return f"{labels}.filter((label) => !label.hidden).length === {count}"
+
+    form.until(shown(26), 120)
+    form.write(checkpoint=str(tiny_checkpoints["sdxl"]))
+    form.until(shown(20), 120)
+    assert len(form.read("blocks")) == 26, "a hidden block stays chosen, for another checkpoint"
+    form.write(checkpoint="tiny.safetensors")
+    form.until(shown(26), 120)
+
+
 def test_a_search_finds_settings_of_the_method_that_is_chosen(form: Page) -> None:
     look = """
         const box = document.getElementById('trainyard_search');
