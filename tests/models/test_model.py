@@ -9,7 +9,7 @@ from tests.conftest import tiny_tensors
 from trainer.data.views import Framing
 from trainer.errors import BadInput
 from trainer.models.families import SD1, SD2, SDXL
-from trainer.models.model import DiffusionModel, assemble_model, at_once, compute_dtype
+from trainer.models.model import DiffusionModel, assemble_model, at_once, compute_dtype, kept_in
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 FP32, FP16, BF16, FP8 = torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn
@@ -35,6 +35,22 @@ FP32, FP16, BF16, FP8 = torch.float32, torch.float16, torch.bfloat16, torch.floa
 def test_what_is_computed_in(monkeypatch, precision, stored, device, computed) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     assert compute_dtype(precision, stored, device) is computed
+
+
+@pytest.mark.parametrize(
+    ("precision", "stored", "device", "kept"),
+    [
+        ("auto", FP8, GPU, FP8),
+        ("auto", FP16, GPU, None),
+        ("auto", FP8, CPU, None),
+        ("fp16", FP8, GPU, None),
+        ("fp8", FP16, CPU, FP8),
+        ("int8", FP8, GPU, torch.int8),
+    ],
+)
+def test_what_weights_are_kept_in(precision, stored, device, kept) -> None:
+    storage = kept_in(precision, stored, device)
+    assert (storage and storage.dtype) is kept
 
 
 def test_a_gpu_without_bfloat16_computes_in_float32(monkeypatch) -> None:

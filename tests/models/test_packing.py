@@ -137,3 +137,13 @@ def test_what_is_there_already_is_not_copied() -> None:
     assert layer.weight.data_ptr() == address
     assert place(layer, CPU, torch.float64)
     assert layer.weight.dtype is torch.float64
+
+
+def test_weights_in_8_bits_already_are_shared_as_they_are() -> None:
+    weight = torch.randn(4, 3).to(torch.float8_e4m3fn)
+    layer = nn.Linear(3, 4)
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    packed = PackedLinear(layer, STORAGES["fp8"], torch.float32)
+    assert packed.packed.data_ptr() == layer.weight.data_ptr()
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(packed(x), F.linear(x, weight.float(), layer.bias))

@@ -21,8 +21,14 @@ from ..models.checkpoint import metadata, read_tensors, tensor_names
 from ..models.detect import Detection, detect
 from ..models.families import CONV_IN, Family
 from ..models.ldm_names import VAE_PREFIX
-from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model, compute_dtype
-from ..models.packing import STORAGES
+from ..models.model import (
+    DTYPES,
+    DiffusionModel,
+    Origin,
+    assemble_model,
+    compute_dtype,
+    kept_in,
+)
 from ..models.prediction import (
     ZERO_SNR_MARK,
     chosen_prediction,
@@ -234,7 +240,7 @@ class Loan:
             family,
             device=lender.device,
             dtype=dtype,
-            storage=STORAGES.get(settings.base_precision),
+            storage=kept_in(settings.base_precision, stored, lender.device),
             vae_dtype=DTYPES[settings.vae_precision],
             clip_skip=settings.clip_skip or lender.clip_skip(),
             prediction_type=predicted,
@@ -277,7 +283,8 @@ class Loan:
             (self.model.vae, fresh.vae),
             *zip(self.model.text_encoders, fresh.text_encoders, strict=True),
         ):
-            for mine, new in zip(ours.parameters(), theirs.parameters(), strict=True):
+            before, now = ([*part.parameters(), *part.buffers()] for part in (ours, theirs))
+            for mine, new in zip(before, now, strict=True):
                 mine.data = new.data
 
 

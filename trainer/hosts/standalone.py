@@ -17,8 +17,14 @@ from ..models.families import CONV_IN
 from ..models.hashes import HashCache
 from ..models.layout import lay_out
 from ..models.ldm_names import VAE_PREFIX
-from ..models.model import DTYPES, DiffusionModel, Origin, assemble_model, compute_dtype
-from ..models.packing import STORAGES
+from ..models.model import (
+    DTYPES,
+    DiffusionModel,
+    Origin,
+    assemble_model,
+    compute_dtype,
+    kept_in,
+)
 from ..models.prediction import (
     ZERO_SNR_MARK,
     chosen_prediction,
@@ -106,7 +112,7 @@ class StandaloneHost:
             found.family,
             device=self.device,
             dtype=dtype,
-            storage=STORAGES.get(settings.base_precision),
+            storage=kept_in(settings.base_precision, tensors[CONV_IN].dtype, self.device),
             vae_dtype=DTYPES[settings.vae_precision],
             clip_skip=settings.clip_skip or 1,
             prediction_type=predicted,

@@ -50,6 +50,20 @@ def compute_dtype(precision: str, stored: torch.dtype, device: torch.device) -> 
     return torch.float32 if stored is torch.bfloat16 and not has_bfloat16 else stored
 
 
+def kept_in(precision: str, stored: torch.dtype, device: torch.device) -> Storage | None:
+    """How the weights of UNet and text encoders are kept; None: in what they are computed in.
+
+    Weights that lie on a GPU in 8 bits already are shared as they are, unless a precision is set.
+
+    Args:
+        precision: a name from `DTYPES` or `STORAGES`, or "auto".
+        stored: the precision of the weights as they are.
+    """
+    if precision == "auto" and device.type == "cuda" and stored is STORAGES["fp8"].dtype:
+        return STORAGES["fp8"]
+    return STORAGES.get(precision)
+
+
 def at_once(size_px: tuple[int, int]) -> int:
     """How many pictures of a (height, width) go through the VAE together."""
     return max(1, AT_ONCE_PX // (size_px[0] * size_px[1]))

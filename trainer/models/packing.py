@@ -38,7 +38,12 @@ STORAGES = {"fp8": Storage(torch.float8_e4m3fn, 448.0), "int8": Storage(torch.in
 
 
 def pack(weight: Tensor, storage: Storage) -> tuple[Tensor, Tensor]:
-    """A weight [out, ...] in 8 bits, and the scale of every channel, float32 [out, 1, ...]."""
+    """A weight [out, ...] in 8 bits, and the scale of every channel, float32 [out, 1, ...].
+
+    One that has the storage's dtype already is taken as it is.
+    """
+    if weight.dtype == storage.dtype:
+        return weight, torch.ones(len(weight), *[1] * (weight.ndim - 1), device=weight.device)
     exact = weight.float()
     axes = tuple(range(1, weight.ndim))
     scale = exact.abs().amax(axes, keepdim=True).clamp(min=TINY) / storage.largest
