@@ -6,8 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.conftest import tiny_tensors
+from trainer.diffusion.schedule import NoiseSchedule
 from trainer.errors import BadInput
 from trainer.hosts.standalone import StandaloneHost
+from trainer.models.export import write_checkpoint
+from trainer.models.families import SDXL
 from trainer.models.ldm_names import VAE_PREFIX
 from trainer.settings.groups import ModelSettings
 
@@ -99,3 +103,22 @@ def test_v_prediction_is_read_from_its_mark(tiny_checkpoint, tmp_path, mark):
     forced = ModelSettings(checkpoint="x", prediction_type="epsilon")
     with host.borrow(forced) as model:
         assert model.schedule.prediction_type == "epsilon"
+
+
+def test_marks_in_a_file_say_what_the_model_predicts(tmp_path: Path) -> None:
+    """Source: SDXL models with v-prediction carry empty tensors of these names."""
+    marked = {**tiny_tensors(SDXL), "v_pred": torch.empty(0), "ztsnr": torch.empty(0)}
+    write_checkpoint(tmp_path / "marked.safetensors", marked)
+    host = StandaloneHost(tmp_path, tmp_path, "cpu")
+
+    def schedule(**settings: str) -> NoiseSchedule:
+        with host.borrow(ModelSettings(checkpoint="marked", **settings)) as model:
+            return model.schedule
+
+    found = schedule()
+    assert found.prediction_type == "v_prediction"
+    assert found.alphas_cumprod[-1] == 0
+    assert schedule(zero_terminal_snr="off").alphas_cumprod[-1] > 0
+    plain = schedule(prediction_type="epsilon")
+    assert plain.prediction_type == "epsilon"
+    assert plain.alphas_cumprod[-1] > 0
