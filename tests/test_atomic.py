@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -40,3 +41,12 @@ def test_sweeping_takes_what_was_left_of_these_names_and_nothing_else(tmp_path: 
     sweep(tmp_path, re.compile("hat"))
     assert {file.name for file in tmp_path.iterdir()} == set(others)
     sweep(tmp_path / "nowhere", re.compile("hat"))
+
+
+def test_what_another_process_may_be_writing_now_is_left(tmp_path: Path) -> None:
+    young, old = (tmp_path / f".{name}.{HEX}.tmp" for name in ("hat", "cap"))
+    for path in (young, old):
+        path.write_bytes(b"")
+    os.utime(old, (1.0, 1.0))
+    sweep(tmp_path, re.compile("hat|cap"), older_than_s=60)
+    assert [path.name for path in tmp_path.iterdir()] == [young.name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from trainer.networks.kinds import NetworkFacts
 from trainer.networks.metadata import SETTINGS_KEY, RunFacts, build_metadata
 from trainer.settings.methods import METHODS
-from trainer.settings.schema import parameters_of, parse
+from trainer.settings.schema import PARAMETERS, parameters_of, parse
 
 PACKAGE = Path(__file__).parents[1] / "trainer"
 UNPICKLERS = {
@@ -65,6 +66,16 @@ def test_programs_are_started_in_one_place_only() -> None:
         if name.startswith(("subprocess.", "os.popen", "os.exec", "os.spawn"))
     }
     assert starts == {"api/run_routes.py"}, "it opens a result's folder"
+
+
+def test_every_parameter_that_names_files_is_known_as_one() -> None:
+    found = {
+        name: one.picks
+        for name, one in PARAMETERS.items()
+        if one.kind == "text" and re.search(r"(^|_)(folder|images?|files?|from|path)$", name)
+    }
+    assert len(found) >= 8
+    assert set(found.values()) <= {"folder", "picture", "lora", "vae", "checkpoint"}, found
 
 
 @pytest.mark.parametrize("method", METHODS)

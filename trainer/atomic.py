@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 import uuid
 from pathlib import Path
 
@@ -34,13 +35,18 @@ def write_bytes(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
-def sweep(folder: Path, stems: re.Pattern[str]) -> None:
-    """Removes what a program that was killed left behind of files with such stems."""
+def sweep(folder: Path, stems: re.Pattern[str], *, older_than_s: float = 0.0) -> None:
+    """Removes what a program that was killed left behind of files with such stems.
+
+    Args:
+        older_than_s: younger ones stay, where another process may be writing just now.
+    """
     for path in folder.glob(".*.tmp") if folder.is_dir() else ():
         left = _LEFT_OVER.fullmatch(path.name)
         if left is not None and stems.fullmatch(left["stem"]):
             with contextlib.suppress(OSError):
-                path.unlink()
+                if not older_than_s or time.time() - path.stat().st_mtime > older_than_s:
+                    path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -29,6 +29,8 @@ FILE_MB = 64
 """Size from which on what was added is written."""
 OPEN_FILES = 128
 """Files that are kept open; systems allow at least 256."""
+ABANDONED_S = 3600.0
+"""A file that is being written for longer belongs to a program that was killed."""
 HEADER = "trainyard_cache"
 _NAMES = re.compile(r"[0-9a-f]{32}")
 _DAMAGED = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError)
@@ -60,7 +62,7 @@ class TensorStore:
         self._waiting: dict[str, dict[str, Tensor]] = {}
         self._waiting_bytes = 0
         self._writable = True
-        sweep(folder, _NAMES)
+        sweep(folder, _NAMES, older_than_s=ABANDONED_S)
         for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
             self._list(path)
 
