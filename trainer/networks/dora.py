@@ -40,6 +40,8 @@ class Dora(Lora):
         """Take the layer's own magnitude, draw `down` and leave `up` at zero."""
         super().__init__(layer, rank, alpha, generator)
         self._layer = (layer,)  # in a tuple, because its weights are not this module's
+        self._square_norms: Tensor | None = None
+        """|W|^2, once it was needed: W does not change."""
         magnitude = _square_norms(layer.weight.detach()).sqrt().cpu()
         self.magnitude = nn.Parameter(magnitude.view(1, -1, *(1 for _ in self.down.shape[2:])))
 
@@ -69,14 +71,14 @@ class Dora(Lora):
     @torch.no_grad()
     def norms(self, down: Tensor) -> Tensor:
         """|W + up . down| of each input, fp32 [in], from products with the rank alone."""
-        weight = self.base_weight.float()
-        weight = weight.reshape(*weight.shape[:2], -1)  # [out, in, k * k]
+        weight = self.base_weight.float().flatten(1)  # [out, in * k * k]
         up = self.up.float().flatten(1) * self.scale
-        down = down.float().reshape(len(down), weight.shape[1], -1)  # [rank, in, k * k]
-        crossed = torch.einsum("oik,or->rik", weight, up)
-        pairs = torch.einsum("rs,sik->rik", up.T @ up, down)
-        more = ((2 * crossed + pairs) * down).sum((0, 2))
-        return (_square_norms(weight) + more).clamp(min=1e-12).sqrt()
+        down = down.float().flatten(1)  # [rank, in * k * k]
+        more = ((2 * up.T @ weight + (up.T @ up) @ down) * down).sum(0)
+        if self._square_norms is None or self._square_norms.device != weight.device:
+            self._square_norms = _square_norms(self.base_weight)
+        of_inputs = more.view(len(self._square_norms), -1).sum(1)
+        return (self._square_norms + of_inputs).clamp(min=1e-12).sqrt()
 
     @torch.no_grad()
     def strengthened(self, strength: float) -> dict[str, Tensor]:
