@@ -115,7 +115,7 @@ def _difference(folder: Path) -> dict[str, object]:
 
 
 def _addift(folder: Path) -> dict[str, object]:
-    return {**_one_pair(folder), **MEANING, "direction_strength": 0.5, "network_strength": 0.8}
+    return {**_one_pair(folder), **MEANING, "direction_strength": 0.5}
 
 
 def _six_pairs(folder: Path) -> dict[str, object]:
