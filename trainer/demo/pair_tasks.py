@@ -105,12 +105,12 @@ def _one_pair(folder: Path) -> dict[str, object]:
 def _difference(folder: Path) -> dict[str, object]:
     """A copier of all layers, as it has to copy; then a network that learns what is new.
 
-    At its full strength the second network draws more of the circle along; three quarters of it
+    At its full strength the second network draws more of the circle along; two thirds of it
     are saved.
     """
     unet = ",".join(block for block in BLOCKS if block != "BASE")
     copier = {"blocks": unet, "learning_rate": 5e-3, "steps": 90, "batch_size": 4}
-    second = {**MEANING, "learning_rate": 2e-3, "network_strength": 0.75}
+    second = {**MEANING, "learning_rate": 2e-3, "network_strength": 0.65}
     return {**_one_pair(folder), **copier, "second_pass": second}
 
 
