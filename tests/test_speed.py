@@ -16,13 +16,13 @@ from trainer.control import Control
 from trainer.events import ignore
 from trainer.hosts.standalone import StandaloneHost
 from trainer.loop import Loop
+from trainer.memory import gradient_checkpointing
 from trainer.models.layout import lay_out
 from trainer.models.model import DiffusionModel
 from trainer.networks.network import Network
 from trainer.networks.sizes import Sizes
 from trainer.networks.targets import find_targets
 from trainer.run import run_job
-from trainer.session import _gradient_checkpointing
 from trainer.settings.groups import ModelSettings
 from trainer.settings.groups.network import BLOCKS
 from trainer.settings.schema import parse
@@ -142,7 +142,7 @@ def test_nothing_is_kept_below_the_first_trained_layer(model: DiffusionModel) ->
 
 def test_checkpointing_keeps_less_than_half(model: DiffusionModel) -> None:
     _, without = kept_mb(model, ALL)
-    with _gradient_checkpointing(model):
+    with gradient_checkpointing(model):
         _, with_it = kept_mb(model, ALL)
     assert with_it < 0.5 * without
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .data.buckets import LATENT_CELL_PX
+from .encoding import frozen_encoder
 from .events import PhaseProgress, PhaseStarted
 from .labels import (
     FrozenModel,
@@ -113,7 +114,7 @@ def held_batches(session: Session) -> PoolBatches | None:
     )
     questions = held_questions(prompts, count, lambda prompt: guided(prompt, pool.pool_guidance))
     emphasis = session.settings.get(CaptionSettings).caption_emphasis
-    frozen = FrozenModel(session.model, session.frozen_encoder(prompts, webui_syntax=emphasis))
+    frozen = FrozenModel(session.model, frozen_encoder(session, prompts, webui_syntax=emphasis))
     generator = torch.Generator(session.model.device).manual_seed(session.seed)
     return PoolBatches(
         answered(session, frozen, [(questions, 1.0)], generator, usual_frame(session.plan.frames)),

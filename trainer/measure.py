@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from .control import Control
+from .encoding import prompt_encoder
 from .events import ignore
 from .hosts.protocol import Host
 from .plan import Plan
@@ -49,7 +50,7 @@ def measure_step(settings: JobSettings, plan: Plan, host: Host) -> Cost:
         latents = torch.randn(shape, device=model.device, generator=session.generator)
         timesteps = torch.full((len(latents),), 500, device=model.device)
         captions = [""] * len(latents)
-        encode = session.prompt_encoder(captions)
+        encode = prompt_encoder(session, captions)
 
         def loss() -> torch.Tensor:
             return model.denoise(latents, timesteps, encode(captions)).square().mean()

@@ -1,4 +1,4 @@
-"""Keeping the main memory of a step for the next one, where the system's allocator can be told.
+"""What a step keeps in memory: freed blocks for the next step, or less for the backward pass.
 
 A step on a CPU frees everything that it allocated.  glibc gives what is free at the end of its
 heap back to the system, which clears every page anew for the next step.
@@ -7,10 +7,13 @@ heap back to the system, which clears every page anew for the next step.
 from __future__ import annotations
 
 import ctypes
+import inspect
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+
+from .models.model import DiffusionModel
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Names of glibc's malloc.h."""
@@ -44,3 +47,28 @@ def kept_memory() -> Iterator[None]:
         libc = _glibc()
         if libc is not None:
             libc.malloc_trim(0)
+
+
+@contextmanager
+def gradient_checkpointing(model: DiffusionModel) -> Iterator[None]:
+    """Fewer results kept for the backward pass, which computes them again, for a `with` block.
+
+    It works in training mode only; these models set dropout, which that mode is for, to 0.
+    """
+    model.unet.train()
+    model.unet.enable_gradient_checkpointing()
+    for encoder in model.text_encoders:
+        enable = encoder.gradient_checkpointing_enable
+        if inspect.signature(enable).parameters:
+            # transformers 4.30 only has the reentrant kind, which loses the adapters' gradients
+            # here; the text encoders are small and do without.
+            encoder.train()
+            enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        model.unet.disable_gradient_checkpointing()
+        model.unet.eval()
+        for encoder in model.text_encoders:
+            encoder.gradient_checkpointing_disable()
+            encoder.eval()

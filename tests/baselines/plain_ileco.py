@@ -12,6 +12,7 @@ import torch
 from trainer.data.buckets import LATENT_CELL_PX
 from trainer.diffusion.loss import denoising_loss, min_snr_weights
 from trainer.diffusion.timesteps import sample_timesteps
+from trainer.encoding import frozen_encoder, prompt_encoder
 from trainer.loop import Outcome
 from trainer.session import Session
 from trainer.settings.groups import (
@@ -41,8 +42,8 @@ def train(session: Session) -> Outcome:
     height, width = session.settings[SizeSettings].image_size_px
     count = session.settings[TrainingSettings].batch_size
     network = session.new_network()
-    encode = session.prompt_encoder([original])
-    label_context = session.frozen_encoder([target])([target] * count)
+    encode = prompt_encoder(session, [original])
+    label_context = frozen_encoder(session, [target])([target] * count)
     shape = (
         count,
         model.unet.config.in_channels,

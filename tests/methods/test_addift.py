@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from trainer.control import Control
+from trainer.encoding import encode_pairs, frozen_encoder
 from trainer.hosts.standalone import StandaloneHost
 from trainer.methods.addift import Lesson, Lessons
 from trainer.plan import make_plan
@@ -37,7 +38,7 @@ def taught(jobs: dict[str, dict[str, object]], tmp_path: Path) -> Taught:
         plan = make_plan(settings, host)
         with host.borrow(settings[ModelSettings]) as model:
             session = Session(settings, plan, model, host, control=Control(), sink=lambda _: None)
-            data, network = session.encode_pairs(), session.new_network()
+            data, network = encode_pairs(session), session.new_network()
             with network:
                 yield session, data, list(islice(Lessons(session, data, network), 10))
 
@@ -74,7 +75,7 @@ def clean(session: Session, lesson: Lesson, noise: torch.Tensor) -> torch.Tensor
 def test_each_way_the_other_picture_is_answered_under_the_same_noise(taught: Taught) -> None:
     with taught(original_prompt="a cat", max_timestep=500) as (session, data, lessons):
         pair = data.take([0])
-        schedule, encode = session.model.schedule, session.frozen_encoder(["a cat"])
+        schedule, encode = session.model.schedule, frozen_encoder(session, ["a cat"])
         for lesson, asked, shown in (
             (lessons[0], pair.targets, pair.originals),
             (lessons[1], pair.originals, pair.targets),
@@ -103,7 +104,7 @@ def test_below_0_every_second_batch_holds_pure_noise(taught: Taught) -> None:
         assert held.mask is None
         assert float(held.latents.std()) == pytest.approx(1, abs=0.1)
         with torch.no_grad():
-            encode = session.frozen_encoder([""])
+            encode = frozen_encoder(session, [""])
             answer = session.model.denoise(held.latents, held.timesteps, encode([""] * 4))
         # the label is what the bare model, whose network is still empty, answers to the same
         torch.testing.assert_close(held.labels, answer, rtol=1e-3, atol=1e-3)

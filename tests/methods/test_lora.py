@@ -11,6 +11,7 @@ import torch
 
 from trainer.control import Control
 from trainer.denoising import Denoising
+from trainer.encoding import caption_encoder, encode_images, prompt_encoder
 from trainer.errors import BadInput
 from trainer.events import Event, StepDone
 from trainer.holding import held_batches, held_count, held_prompts, usual_frame
@@ -69,7 +70,7 @@ def test_parts_of_one_shape_go_through_the_unet_together(session) -> None:
     one = session(preserve_share=0.5)
     batches = held_batches(one)
     words = " ".join(["word"] * 100)
-    denoising = Denoising(one, one.prompt_encoder(["a cat", "a dog", "", "other", words]))
+    denoising = Denoising(one, prompt_encoder(one, ["a cat", "a dog", "", "other", words]))
     with one.new_network(), torch.no_grad():
         for _ in range(3):  # before the first step there is nothing to hold
             held = next(batches)
@@ -107,8 +108,8 @@ def test_parts_of_one_shape_go_through_the_unet_together(session) -> None:
 
 def test_varied_captions_are_encoded_as_they_are_and_ahead(session) -> None:
     one = session(shuffle_tags=True, caption_dropout_rate=0.3, preserve_prompts="")
-    data = one.encode_images()
-    encode = one.caption_encoder(data)
+    data = encode_images(one)
+    encode = caption_encoder(one, data)
     asked: list[int] = []
     encode_prompts = one.model.encode_prompts
 
@@ -117,7 +118,7 @@ def test_varied_captions_are_encoded_as_they_are_and_ahead(session) -> None:
         return encode_prompts(prompts)
 
     one.model.encode_prompts = count
-    encode = one.caption_encoder(data)
+    encode = caption_encoder(one, data)
     for _ in range(2 * data.order.batches_per_epoch):
         captions = data.next().captions
         told = encode(captions).context
@@ -131,8 +132,8 @@ def test_captions_are_read_as_prompts_on_request(session, jobs) -> None:
         file.write_text("a (red:1.5) hat")
     for emphasis in (False, True):
         one = session(caption_emphasis=emphasis, preserve_prompts="")
-        data = one.encode_images()
-        told = one.caption_encoder(data)(data.next().captions).context
+        data = encode_images(one)
+        told = caption_encoder(one, data)(data.next().captions).context
         encode = one.model.encode_weighted if emphasis else one.model.encode_prompts
         with torch.no_grad():
             wanted = encode(["a (red:1.5) hat"] * len(told)).context
@@ -144,7 +145,7 @@ def test_long_captions_are_cut_with_a_warning_or_refused(session, jobs) -> None:
     (folder / "1.txt").write_text(" ".join(["word"] * 30))
     one = session(max_prompt_tokens=20)
     assert any("1.png (30)" in warning for warning in one.plan.warnings)
-    captions = one.encode_images().captions
+    captions = encode_images(one).captions
     assert " ".join(["word"] * 20) in captions
     with pytest.raises(BadInput, match="its caption has 30 tokens, and 20 are allowed"):
         session(max_prompt_tokens=20, truncate_prompts=False)
@@ -161,7 +162,7 @@ def test_held_predictions_move_less_than_without(run: Run, session) -> None:
     one = session(alpha=6)
     batches = held_batches(one)
     held = [next(batches) for _ in range(8)]
-    denoising = Denoising(one, one.prompt_encoder(["a cat", "a dog", ""]))
+    denoising = Denoising(one, prompt_encoder(one, ["a cat", "a dog", ""]))
 
     def moved(file: Path) -> float:
         """Mean square distance of the answers from the frozen model's, weighted as in training."""

@@ -15,6 +15,7 @@ import torch
 from ..data.views import Framing
 from ..diffusion.loss import Criterion
 from ..distributed import current_team
+from ..encoding import encode_pairs, frozen_encoder, prompt_encoder
 from ..labels import FrozenModel, Samples
 from ..loop import Outcome
 from ..networks.network import Network
@@ -44,8 +45,8 @@ def train(session: Session) -> Outcome:
     """
     model, settings = session.model, session.settings[LossSettings]
     network = session.new_network()
-    data = session.encode_pairs()
-    encode = session.prompt_encoder(data.dataset.captions)
+    data = encode_pairs(session)
+    encode = prompt_encoder(session, data.dataset.captions)
     masks = session.settings[MaskSettings]
     criterion = Criterion.of(model.schedule, settings, normalised_mask=masks.normalise_mask)
     lessons = Lessons(session, data, network)
@@ -75,7 +76,7 @@ class Lessons(Iterator[Lesson]):
         self._session = session
         self._data = data
         self._network = network
-        self._frozen = FrozenModel(session.model, session.frozen_encoder(data.dataset.captions))
+        self._frozen = FrozenModel(session.model, frozen_encoder(session, data.dataset.captions))
         training = session.settings[TrainingSettings]
         self._count = training.steps * training.gradient_accumulation_steps
         self._number = 0

@@ -6,10 +6,12 @@ import torch
 
 from ..control import Request
 from ..denoising import Denoising
+from ..encoding import encode_pairs, prompt_encoder
 from ..events import Notice
 from ..loop import LossFunction, Outcome
 from ..networks.network import Network
-from ..session import Saving, Session
+from ..saving import Saving
+from ..session import Session
 from ..settings.groups import CopierSettings, OutputSettings
 from ..training_data import PairData
 
@@ -29,7 +31,7 @@ def train(session: Session) -> Outcome:
     second = session.second_pass()
     copier = session.new_network(None if wanted.copier_only else wanted.copier_file)
     network = None if wanted.copier_only else second.new_network()
-    data = session.encode_pairs()
+    data = encode_pairs(session)
     if not wanted.copier_file:
         outcome = _train_copier(session, copier, data)
         if wanted.copier_only or outcome.request is not Request.CONTINUE:
@@ -58,7 +60,7 @@ def _train_copier(session: Session, copier: Network, data: PairData) -> Outcome:
 
 def _loss(session: Session, data: PairData, *, of_targets: bool) -> LossFunction:
     """The denoising loss on one side of the pairs."""
-    denoising = Denoising(session, session.prompt_encoder(data.dataset.captions))
+    denoising = Denoising(session, prompt_encoder(session, data.dataset.captions))
 
     def loss_of_next_batch() -> torch.Tensor:
         batch = data.take(next(data.order))

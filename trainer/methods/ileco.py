@@ -7,6 +7,7 @@ from itertools import product
 import torch
 
 from ..diffusion.loss import Criterion
+from ..encoding import frozen_encoder, prompt_encoder
 from ..holding import answered
 from ..labels import (
     FrozenModel,
@@ -49,7 +50,7 @@ def train(session: Session) -> Outcome:
     changes, held = tasks(session)
     known = [*changes, *held, *(prompt for mix in changes.values() for prompt in mix)]
     kinds = pool(session, changes, held, known)
-    encode = session.prompt_encoder(known, webui_syntax=True)
+    encode = prompt_encoder(session, known, webui_syntax=True)
     network = session.new_network()
     criterion = Criterion.of(model.schedule, settings)
     batches = PoolBatches(
@@ -117,5 +118,5 @@ def pool(
         original, label = pairs[number % len(pairs)]
         questions.append(Question(original, label, drawn(shown(number, original, label))))
     holding = held_questions(held, kept, drawn) if held else []
-    frozen = FrozenModel(session.model, session.frozen_encoder(known, webui_syntax=True))
+    frozen = FrozenModel(session.model, frozen_encoder(session, known, webui_syntax=True))
     return answered(session, frozen, [(questions, 1 - share), (holding, share)], session.generator)

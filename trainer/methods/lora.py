@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..denoising import Denoising
+from ..encoding import caption_encoder, encode_images
 from ..holding import held_batches, held_prompts
 from ..loop import Outcome
 from ..session import Session
@@ -28,10 +29,10 @@ def train(session: Session) -> Outcome:
     Ruiz et al. 2023, "DreamBooth", eq. 2, with answers instead of pictures.
     """
     prior = session.settings[PriorSettings]
-    data = session.encode_images()
+    data = encode_images(session)
     held = held_batches(session)
     kept = held_prompts(session.settings[PreserveSettings])
-    denoising = Denoising(session, session.caption_encoder(data, kept))
+    denoising = Denoising(session, caption_encoder(session, data, kept))
     network = session.new_network()
 
     def loss_of_next_batch() -> torch.Tensor:

@@ -1,0 +1,174 @@
+"""Encoding what is trained on, once: pictures into latents, captions into conditionings."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from .data.batches import BatchOrder, LatentDataset
+from .data.masks import load_masks
+from .data.pairs import load_mask
+from .data.variants import CaptionVariants
+from .events import PhaseProgress, PhaseStarted
+from .models.prompts import split, truncated
+from .models.text import (
+    CHUNK_TOKENS,
+    Conditioning,
+    ConditioningCache,
+    EncodesAhead,
+    KnownConditionings,
+)
+from .settings.groups import (
+    CaptionSettings,
+    MaskSettings,
+    PictureMaskSettings,
+    PictureSettings,
+    PriorSettings,
+    TrainingSettings,
+)
+from .training_data import PairData, PictureData
+
+if TYPE_CHECKING:
+    from .session import Session
+
+VAE_BATCH_SIZE = 4
+CAPTIONS_AT_ONCE = 256
+"""Captions between two looks at whether the user has stopped the job."""
+BATCHES_AHEAD = 32
+"""Varied captions of so many batches are encoded together."""
+
+
+def encode_images(session: Session) -> PictureData:
+    """Encodes every picture of the plan once.
+
+    Raises:
+        BadInput: a picture cannot be decoded, unless such are skipped.
+        Stopped: the user ended the job meanwhile.
+    """
+    training = session.settings[TrainingSettings]
+    session.sink(PhaseStarted("Encoding pictures", len(set(session.plan.views))))
+    dataset = LatentDataset(
+        session.plan.views,
+        session.model.encode_pixels,
+        encode_batch_size=VAE_BATCH_SIZE,
+        latents=session.caches.latents(session.plan.views),
+        unreadable=session.settings[PictureSettings].unreadable,
+        progress=_progress(session),
+    )
+    order = BatchOrder(dataset.frames_px, training.batch_size, session.seed)
+    captions = session.settings.get(CaptionSettings)
+    masks = session.settings.get(PictureMaskSettings)
+    trigger = session.settings[PictureSettings].trigger_word
+    tokens, most = session.model.prompts.tokens, captions.max_prompt_tokens
+
+    @functools.lru_cache(maxsize=1 << 14)
+    def cut(caption: str) -> str:
+        short = len(caption.encode()) <= most  # a token is one byte at least
+        return caption if short else truncated(caption, tokens, most)
+
+    return PictureData(
+        dataset,
+        order,
+        CaptionVariants(captions, trigger, session.seed),
+        load_masks(dataset.views, masks),
+        masks,
+        session.settings.get(PriorSettings).prior_loss_weight,
+        cut,
+    )
+
+
+def encode_pairs(session: Session) -> PairData:
+    """Encodes both pictures of every pair of the plan once, and cuts their masks.
+
+    Raises:
+        BadInput: a picture cannot be decoded, or a mask selects nothing.
+        Stopped: the user ended the job meanwhile.
+    """
+    pairs = session.plan.pairs
+    masks = tuple(load_mask(pair, session.settings[MaskSettings]) for pair in pairs)
+    views = [pair.original for pair in pairs] + [pair.target for pair in pairs]
+    session.sink(PhaseStarted("Encoding pictures", len(set(views))))
+    dataset = LatentDataset(
+        views,
+        session.model.encode_pixels,
+        encode_batch_size=VAE_BATCH_SIZE,
+        latents=session.caches.latents(views),
+        progress=_progress(session),
+    )
+    batch_size = session.settings[TrainingSettings].batch_size
+    # Fewer pairs than a batch holds come several times in it, each with noise of its own.
+    times = -(-batch_size // len(pairs))
+    order = BatchOrder(dataset.frames_px[: len(pairs)] * times, batch_size, session.seed)
+    return PairData(dataset, order, masks)
+
+
+def _progress(session: Session) -> Callable[[int, int], None]:
+    """Tells how many pictures are encoded, and stops where the user wants it."""
+
+    def encoded(done: int, total: int) -> None:
+        del total
+        session.check_stopped()
+        session.sink(PhaseProgress(done))
+
+    return encoded
+
+
+def prompt_encoder(
+    session: Session, prompts: Sequence[str], *, webui_syntax: bool = False
+) -> Callable[[Sequence[str]], Conditioning]:
+    """Encodes captions: from a cache filled now, or live when the text encoder is trained."""
+    if not session.trains_text_encoder:
+        return frozen_encoder(session, prompts, webui_syntax=webui_syntax)
+    encode = session.model.encode_weighted if webui_syntax else session.model.encode_prompts
+    return lambda wanted: encode(list(wanted))
+
+
+def caption_encoder(
+    session: Session, data: PictureData, beside: Sequence[str] = ()
+) -> Callable[[Sequence[str]], Conditioning]:
+    """Encodes the captions of pictures, and prompts beside them.
+
+    From a cache where captions stay the same; where they vary, those of many batches at once;
+    live when the text encoder is trained.
+    """
+    emphasis = session.settings.get(CaptionSettings).caption_emphasis
+    if session.trains_text_encoder:
+        return prompt_encoder(session, (), webui_syntax=emphasis)
+    if not data.variants.varies:
+        return frozen_encoder(session, (*data.captions, *beside), webui_syntax=emphasis)
+    return EncodesAhead(
+        lambda: _conditioning_cache(session, webui_syntax=emphasis),
+        lambda: data.upcoming(BATCHES_AHEAD),
+        always=beside,
+    )
+
+
+def frozen_encoder(
+    session: Session, prompts: Sequence[str], *, webui_syntax: bool = False
+) -> ConditioningCache:
+    """Encodes captions with the model as it is now, each once."""
+    known = session.caches.conditionings(prompts, webui_syntax=webui_syntax)
+    cache = _conditioning_cache(session, known, webui_syntax=webui_syntax)
+    session.sink(PhaseStarted("Encoding captions", len(prompts)))
+    for first in range(0, len(prompts), CAPTIONS_AT_ONCE):
+        session.check_stopped()
+        cache.prepare(prompts[first : first + CAPTIONS_AT_ONCE])
+        session.sink(PhaseProgress(min(first + CAPTIONS_AT_ONCE, len(prompts))))
+    return cache
+
+
+def _conditioning_cache(
+    session: Session, known: KnownConditionings | None = None, *, webui_syntax: bool
+) -> ConditioningCache:
+    tokens = session.model.prompts.tokens
+
+    def windows(prompt: str) -> int:
+        if webui_syntax:
+            return len(split(prompt, tokens))
+        return max(1, math.ceil(len(tokens(prompt)) / CHUNK_TOKENS))
+
+    model = session.model
+    encode = model.encode_weighted if webui_syntax else model.encode_prompts
+    return ConditioningCache(encode, windows=windows, known=known)

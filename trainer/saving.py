@@ -1,0 +1,85 @@
+"""Saving a network: where to, with what metadata, and what becomes of it when that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .errors import BadInput, Problem
+from .events import Notice, Saved
+from .loop import Loop
+from .models.model import DTYPES
+from .networks import kohya
+from .networks.metadata import build_metadata
+from .networks.network import Network
+from .run_facts import run_facts
+from .settings.groups import NetworkSettings, OutputSettings
+from .training_data import TrainingData
+
+if TYPE_CHECKING:
+    from .session import Session
+
+RESCUED = "rescued"
+"""Folder among the logs for results whose own folder cannot be written to."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where a network goes."""
+
+    file: Path
+    points: Mapping[int, Path] = field(default_factory=dict)
+    """Step -> file, for copies on the way."""
+    at_end: bool = True
+    """False: only when the user stops and saves."""
+
+
+def save(
+    session: Session,
+    network: Network,
+    path: Path,
+    loop: Loop,
+    data: TrainingData | None,
+    *,
+    final: bool,
+) -> None:
+    """Saves the network as it is now, with the facts of the run.
+
+    Raises:
+        BadInput: the result cannot be written to its place; it then says where it lies instead. A
+            copy on the way that fails is only told of.
+    """
+    output = session.settings[OutputSettings]
+    strength = session.settings[NetworkSettings].network_strength
+    with loop.averaged():
+        tensors = network.tensors(DTYPES[output.save_precision], strength)
+    metadata = build_metadata(session.settings, run_facts(session, network, loop, data))
+    try:
+        kohya.save(path, tensors, metadata)
+    except BadInput as error:
+        if final:
+            raise _rescued(session, path, tensors, metadata, error) from error
+        session.sink(Notice(f"This copy is missing: {error}"))
+    else:
+        session.sink(Saved(path, loop.step, final))
+
+
+def _rescued(
+    session: Session,
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    error: BadInput,
+) -> BadInput:
+    """Saves a result that cannot go to its place to the logs; the error that tells of it."""
+    elsewhere = session.host.log_dir / RESCUED / path.name
+    try:
+        kohya.save(elsewhere, tensors, metadata)
+    except BadInput:
+        return error
+    cure = f"it was saved as {elsewhere}: move it to its place"
+    return BadInput([Problem(p.where, p.what, cure) for p in error.problems])
