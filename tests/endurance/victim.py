@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from trainer import result
+from trainer import encoding, result
 from trainer.control import Control
 from trainer.data.batches import LatentDataset
 from trainer.events import Sink
@@ -31,12 +31,11 @@ from trainer.jobs.worker import Worker
 from trainer.loop import Loop
 from trainer.networks import kohya
 from trainer.run import run_job
-from trainer.session import Session
 from trainer.settings.schema import parse
 from trainer.state import StateFolder
 
 PHASES: dict[str, list[tuple[Any, str]]] = {
-    "encoding": [(LatentDataset, "__init__"), (Session, "frozen_encoder")],
+    "encoding": [(LatentDataset, "__init__"), (encoding, "frozen_encoder")],
     "stepping": [(Loop, "run")],
     "saving": [(StateFolder, "write"), (kohya, "save"), (result, "write_object")],
     "database": [
