@@ -144,8 +144,11 @@ UI_REQUIREMENTS = (
     "matplotlib>=3.8,<4",
 )
 """Those of Forge, which the page runs in too; newer httpx does not go with this fastapi."""
+TWO_AT_ONCE = ("-n", "2", "--dist", "loadfile")
+"""For pytest: a process for each of two cores, and a file's tests in one of them."""
 TEST_REQUIREMENTS = (
     "pytest>=8,<10",
+    "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",
     "ruff==0.17.5",
     "mypy==2.4.1",
@@ -196,8 +199,9 @@ def test(arguments: Sequence[str]) -> int:
         "ruff format": ("-m", "ruff", "format", "--check", "."),
         "mypy": ("-m", "mypy"),
         "import-linter": ("-c", "from importlinter.cli import lint_imports_command as c; c()"),
-        "pytest": ("-m", "pytest", *arguments),
+        "pytest": ("-m", "pytest", *TWO_AT_ONCE, *arguments),
     }
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes share the cores already
     failed = []
     for name, command in checks.items():
         print(f"== {name}", flush=True)
