@@ -239,6 +239,7 @@ def test_a_lock_can_be_had_where_nothing_can_be_written(
 
 OTHER = """
 import sys
+import time
 from pathlib import Path
 from trainer.jobs.store import JobStore, QueueError
 from trainer.jobs.worker import Worker
@@ -246,7 +247,7 @@ store = JobStore(Path(sys.argv[1]))
 worker = Worker(store, lambda job, control, sink: sys.stdin.read())
 worker.start()
 while not worker.status.job:
-    pass
+    time.sleep(0.01)
 print("at work", flush=True)
 worker.wait()
 """
