@@ -97,6 +97,20 @@ def tiny_tensors(
     return ldm_tensors(*tiny_modules(seed, family.name), family, dtype)
 
 
+def adapted_layers(*modules: torch.nn.Module | None) -> int:
+    """How many layers diffusers adapted with a LoRA file; skips the test where it cannot."""
+    reason = "diffusers adapts layers by peft, and only with transformers newer than 4.33"
+    tuners = pytest.importorskip("peft.tuners.tuners_utils", reason=reason)
+    parts = [part for module in modules if module is not None for part in module.modules()]
+    return sum(isinstance(part, tuners.BaseTunerLayer) for part in parts)
+
+
+@pytest.fixture
+def loads_lora() -> None:
+    """Skips a test where diffusers has no `load_lora_weights`, before it works for it."""
+    adapted_layers()
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A checkpoint file of every family, by its name."""

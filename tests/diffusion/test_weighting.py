@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from diffusers.training_utils import compute_snr
 
 from trainer.diffusion.schedule import scaled_linear, zero_terminal_snr
 from trainer.diffusion.weighting import loss_weights
@@ -15,7 +14,7 @@ from trainer.settings.groups import LossSettings
 @pytest.fixture(scope="module")
 def snr() -> torch.Tensor:
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    return compute_snr(scheduler, torch.arange(1000))
+    return scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
 
 
 def weights(prediction_type: str = "epsilon", **settings: object) -> torch.Tensor:

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from peft.tuners.tuners_utils import BaseTunerLayer
 
-from tests.conftest import tiny_modules
+from tests.conftest import adapted_layers, tiny_modules
 from trainer.control import Control, Request
 from trainer.events import Event, Saved, StepDone
 from trainer.hosts.standalone import StandaloneHost
@@ -152,6 +151,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return moved
 
 
+@pytest.mark.usefixtures("loads_lora")
 @every_method
 def test_its_file_loads_in_diffusers(method: str, run: Run) -> None:
     file, _, _ = run(method, blocks="BASE,IN01,M00,OUT05")
@@ -164,11 +164,5 @@ def test_its_file_loads_in_diffusers(method: str, run: Run) -> None:
         requires_safety_checker=False,
     )
     pipeline.load_lora_weights(file.parent, weight_name=file.name)  # raises if a key is left over
-    layers = [
-        part
-        for module in (pipeline.unet, pipeline.text_encoder)
-        for part in module.modules()
-        if isinstance(part, BaseTunerLayer)
-    ]
     groups = {key.partition(".")[0] for key in kohya.load(file)[0]}
-    assert len(layers) == len(groups)
+    assert adapted_layers(pipeline.unet, pipeline.text_encoder) == len(groups)

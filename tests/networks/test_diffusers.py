@@ -13,8 +13,8 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from peft.tuners.tuners_utils import BaseTunerLayer
 
+from tests.conftest import adapted_layers
 from tests.networks.small_models import Model, shared_model, trained
 from trainer.networks import kohya
 from trainer.networks.network import Network
@@ -39,10 +39,7 @@ def pipeline_for(model: Model) -> StableDiffusionPipeline | StableDiffusionXLPip
     )
 
 
-def adapted_layers(module: torch.nn.Module) -> int:
-    return sum(isinstance(part, BaseTunerLayer) for part in module.modules())
-
-
+@pytest.mark.usefixtures("loads_lora")
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 @pytest.mark.parametrize("kind", ["lierla", "c3lier"])
 def test_diffusers_computes_the_same(tmp_path: Path, family: str, kind: str) -> None:
@@ -84,6 +81,7 @@ def test_the_conversion_leaves_no_key_over(tmp_path: Path, family: str) -> None:
     assert set(alphas.values()) == {2.0}
 
 
+@pytest.mark.usefixtures("loads_lora")
 def test_a_saved_strength_is_what_diffusers_applies(tmp_path: Path) -> None:
     model = shared_model("sd1")
     network = trained(Network(model.targets(blocks=("IN04", "M00")), "lierla", Sizes(4, 2.0)))
