@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from trainer.networks.facts import RunFacts
 from trainer.networks.kinds import NetworkFacts
-from trainer.networks.metadata import SETTINGS_KEY, RunFacts, build_metadata
+from trainer.networks.metadata import build_metadata
 from trainer.settings.methods import METHODS
+from trainer.settings.names import SETTINGS_KEY
 from trainer.settings.schema import PARAMETERS, parameters_of, parse
 
 PACKAGE = Path(__file__).parents[1] / "trainer"

@@ -30,11 +30,10 @@ from .run import OutOfMemory
 from .settings.checks import prompt_lines
 from .settings.grid import GridSettings, numbers, pictures, seed_numbers
 from .settings.groups import BLOCKS
+from .settings.names import GRID_FOLDER, GRID_SUFFIX
 
 log = logging.getLogger(__name__)
 
-FOLDER = "grids"
-SUFFIX = ".png"
 
 Cell = tuple[str, float, str, int]
 """File, strength, prompt, seed."""
@@ -42,7 +41,7 @@ Cell = tuple[str, float, str, int]
 
 def grid_file(host: Host, name: str) -> Path:
     """Where a grid of that name lies."""
-    return host.log_dir / FOLDER / f"{name}{SUFFIX}"
+    return host.log_dir / GRID_FOLDER / f"{name}{GRID_SUFFIX}"
 
 
 def draw_grid(settings: GridSettings, host: Host, *, control: Control, sink: Sink) -> Path | None:
@@ -86,7 +85,7 @@ def _check(settings: GridSettings, path: Path) -> None:
         except BadInput as error:
             problems += error.problems
     if path.exists():
-        cure = f"use another name, for example {free_name(settings.name, path.parent, SUFFIX)}"
+        cure = f"use another name, for example {free_name(settings.name, path.parent, GRID_SUFFIX)}"
         problems.append(Problem("name", f"{path} exists already", cure))
     if problems:
         raise BadInput(problems)

@@ -9,7 +9,7 @@ import torch
 
 from .data.views import View
 from .loop import Loop
-from .networks.metadata import RunFacts, folder_facts
+from .networks.facts import RunFacts, folder_facts
 from .networks.network import Network
 from .settings.groups import ModelSettings, PictureSettings, SizeSettings
 from .training_data import TrainingData

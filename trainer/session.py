@@ -8,7 +8,7 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
@@ -176,28 +176,14 @@ class Session:
         self.caches.prune()
         loop = self.new_loop(network)
         saving = saving or Saving(self.plan.output_file, self.plan.save_points)
-        watch = self.watch if saving.file == self.plan.output_file else None
         order = order or (data.order if data else None)
         self.passes.append(title)
         part = Part(network, loop, self.generator, order)
         if self.recorder is not None and self.recorder.enter(part):
             return Outcome(self.settings[TrainingSettings].steps, math.nan, Request.CONTINUE)
 
-        most = self.settings[NetworkSettings].scale_weight_norms
         loss = self._own_share(network, loss_of_next_batch, loop, order)
-
-        def after_step(step: int) -> None:
-            if most:
-                network.limit_norms(most)
-            if step in saving.points:
-                loop.check_loss(self.sink)
-                save(self, network, saving.points[step], loop, data, final=False)
-            if watch is not None:
-                with loop.averaged():
-                    watch.after_step(step, self.settings[TrainingSettings].steps, network, helpers)
-            if self.recorder is not None:  # last: what goes on from here has all of the above
-                self.recorder.after_step(step, lambda: loop.check_loss(self.sink))
-
+        after_step = self._after_step(network, loop, data, saving, helpers)
         self.sink(PhaseStarted(title, self.settings[TrainingSettings].steps))
         self.spare_memory()
         with self.training_mode():
@@ -213,6 +199,33 @@ class Session:
         elif saving.at_end or outcome.request is Request.STOP_AND_SAVE:
             save(self, network, saving.file, loop, data, final=True)
         return outcome
+
+    def _after_step(
+        self,
+        network: Network,
+        loop: Loop,
+        data: TrainingData | None,
+        saving: Saving,
+        helpers: Sequence[Network],
+    ) -> Callable[[int], None]:
+        """What follows a step: limits, copies, pictures, and last the state of all that."""
+        most = self.settings[NetworkSettings].scale_weight_norms
+        steps = self.settings[TrainingSettings].steps
+        watch = self.watch if saving.file == self.plan.output_file else None
+
+        def after_step(step: int) -> None:
+            if most:
+                network.limit_norms(most)
+            if step in saving.points:
+                loop.check_loss(self.sink)
+                save(self, network, saving.points[step], loop, data, final=False)
+            if watch is not None:
+                with loop.averaged():
+                    watch.after_step(step, steps, network, helpers)
+            if self.recorder is not None:  # last: what goes on from here has all of the above
+                self.recorder.after_step(step, lambda: loop.check_loss(self.sink))
+
+        return after_step
 
     def _own_share(
         self,

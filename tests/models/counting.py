@@ -22,17 +22,16 @@ UNITS = ("ResnetBlock2D", "BasicTransformerBlock")
 
 
 class FusedAttention(torch.autograd.Function):
-    """Keeps what fused kernels keep: their inputs and their output, no matrix of weights."""
+    """Keeps what fused kernels keep: their inputs and their output, no matrix of weights.
+
+    It has no backward pass: the step is counted, not made.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         output = torch.empty_like(query)
         ctx.save_for_backward(query, key, value, output)
         return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-        raise NotImplementedError("the step is counted, not made")
 
 
 def kept_bytes(

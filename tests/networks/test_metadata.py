@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from trainer.networks import kohya
+from trainer.networks.facts import FolderFacts, RunFacts, folder_facts
 from trainer.networks.kinds import NetworkFacts
-from trainer.networks.metadata import FolderFacts, RunFacts, build_metadata, folder_facts
+from trainer.networks.metadata import build_metadata
 from trainer.settings.schema import JobSettings, parse
 
 FACTS = RunFacts(

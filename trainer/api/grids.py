@@ -14,13 +14,10 @@ from ..settings.files import parse_object
 from ..settings.form import as_text
 from ..settings.grid import GRID, PARAMETERS, GridSettings
 from ..settings.groups import ModelSettings
+from ..settings.names import GRID_FOLDER, GRID_SUFFIX, SETTINGS_KEY
 from ..settings.values import shown
 from .runs import check_run_name
 
-FOLDER, SUFFIX = "grids", ".png"
-"""As `trainer.grid` names them; importing that would import torch."""
-SETTINGS_KEY = "trainyard_settings"
-"""As `networks.metadata` names it."""
 COPY = re.compile(r"-step\d{8}|-\d{6}")
 """What a copy saved on the way has behind the run's name."""
 CHOSEN_AT_FIRST = 5
@@ -36,10 +33,10 @@ TAKEN = {
 
 def grids(log_dir: Path) -> list[Path]:
     """The pictures that there are, the newest first."""
-    folder = log_dir / FOLDER
+    folder = log_dir / GRID_FOLDER
     if not folder.is_dir():
         return []
-    found = [path for path in folder.glob(f"*{SUFFIX}") if path.is_file()]
+    found = [path for path in folder.glob(f"*{GRID_SUFFIX}") if path.is_file()]
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
@@ -50,7 +47,7 @@ def grid_file(log_dir: Path, name: str) -> Path:
         BadInput: the name is none, leaves the folder, or there is no such picture.
     """
     check_run_name(name)
-    path = log_dir / FOLDER / f"{name}{SUFFIX}"
+    path = log_dir / GRID_FOLDER / f"{name}{GRID_SUFFIX}"
     if not path.is_file():
         raise BadInput([Problem("name", f"there is no grid {shown(name)}", "choose another")])
     return path

@@ -7,15 +7,13 @@ from fastapi import Request
 from ..errors import BadInput, Problem
 from ..settings.files import parse_object
 from ..settings.form import shown_values
+from ..settings.names import SETTINGS_KEY
 from ..settings.schema import check as check_part
 from ..settings.traintrain import import_traintrain, is_traintrain
 from .answers import problems_json
 from .described import SETTINGS
 from .routes import Body, Routes, body_of, settings_of
 from .yard import Yard
-
-SETTINGS_KEY = "trainyard_settings"
-"""As `networks.metadata` names it; importing that would import torch."""
 
 
 def add_preset_routes(routes: Routes, yard: Yard) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import TypeVar
 
@@ -27,9 +25,11 @@ from ..settings.groups import (
     PriorSettings,
     TrainingSettings,
 )
+from ..settings.names import SETTINGS_KEY
 from ..settings.schema import PARAMETERS, SECOND_PASS, JobSettings
 from ..settings.values import parse_arguments
-from .kinds import KINDS, NetworkFacts
+from .facts import RunFacts
+from .kinds import KINDS
 
 Group = TypeVar("Group")
 Values = dict[str, object]
@@ -54,104 +54,24 @@ LOSS_TYPES = {
 }
 
 UNSET = (
-    *("noise_offset", "adaptive_noise_scale"),
-    *("multires_noise_iterations", "multires_noise_discount", "ip_noise_gamma"),
-    *("max_token_length", "face_crop_aug_range", "sd_scripts_commit_hash"),
+    *("face_crop_aug_range", "sd_scripts_commit_hash"),
     *("huber_schedule", "huber_scale", "huber_c", "resize_interpolation"),
     *("validation_seed", "validation_split", "max_validation_steps"),
     *("validate_every_n_epochs", "validate_every_n_steps"),
 )
 OFF = (
     *("full_fp16", "fp8_base_unet", "lowram", "debiased_estimation"),
-    *("color_aug", "random_crop", "shuffle_caption"),
+    *("color_aug", "random_crop"),
     *("noise_offset_random_strength", "ip_noise_gamma_random_strength"),
 )
-ZERO = (
-    *("num_validation_images", "num_reg_images", "keep_tokens", "caption_dropout_rate"),
-    *("caption_dropout_every_n_epochs", "caption_tag_dropout_rate"),
-)
-SETTINGS_KEY = "trainyard_settings"
-"""Under it lie the job's settings as JSON, so that the tab can take them from a file."""
+ZERO = ("num_validation_images", "num_reg_images")
 NOT_HERE: Values = {
     **dict.fromkeys(UNSET),
     **dict.fromkeys(OFF, False),
     **dict.fromkeys(ZERO, 0),
-    "prior_loss_weight": 1.0,
     "reg_dataset_dirs": {},
 }
-"""What readers of sd-scripts' files know and this trainer does not do, with the value for that."""
-
-
-@dataclass(frozen=True)
-class FolderFacts:
-    """One folder of training images."""
-
-    name: str
-    """The folder's own name, without its parents."""
-    images: int
-    repeats: int
-    tags: Mapping[str, int] = field(default_factory=dict)
-    """In how many images each tag occurs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFacts:
-    """What only the run itself knows; sizes are (height, width), times are Unix times."""
-
-    family: str
-    """sd1, sd2 or sdxl."""
-    predicts_velocity: bool = False
-    zero_terminal_snr: bool = False
-    fp8_base: bool = False
-    """Whether the base model's weights were kept in fp8."""
-    clip_skip: int | None = None
-    """None for families whose text encoders' layers are fixed."""
-    network: NetworkFacts
-    """As `Network.facts` states it."""
-    text_encoder_trained: bool
-    checkpoint_file: str
-    """File name, without folder."""
-    checkpoint_sha256: str = ""
-    checkpoint_short_hash: str = ""
-    """The old hash of 8 digits, of 64 KiB at 1 MiB."""
-    vae_file: str = ""
-    vae_sha256: str = ""
-    vae_short_hash: str = ""
-    resolution_px: tuple[int, int]
-    mixed_precision: str = "no"
-    """Autocast's dtype: no, fp16 or bf16."""
-    seed: int
-    """The one used, also where the settings let it be drawn."""
-    folders: Sequence[FolderFacts] = ()
-    buckets: Mapping[tuple[int, int], int] = field(default_factory=dict)
-    """How many training images, repeats included, lie in each frame."""
-    regularising: int = 0
-    """Samples of an epoch that show what must stay as it is."""
-    mean_ratio_error: float = 0.0
-    """Mean difference between an image's width / height and its frame's."""
-    steps: int
-    """Steps done."""
-    epoch: int = 0
-    """Epochs begun, counted from 1."""
-    epochs: int = 0
-    """Epochs that the whole run takes."""
-    batches_per_epoch: int = 0
-    started_at_s: float
-    finished_at_s: float
-    session_id: int = field(default_factory=lambda: secrets.randbits(32))
-    """Common to all files of one run."""
-
-
-def folder_facts(name: str, captions: Iterable[str], repeats: int) -> FolderFacts:
-    """Count a folder's images and tags: captions split at commas, lower case, once per image."""
-    tags: dict[str, int] = {}
-    images = 0
-    for caption in captions:
-        images += 1
-        found = (tag.strip().lower() for tag in caption.split(","))
-        for tag in dict.fromkeys(tag for tag in found if tag):
-            tags[tag] = tags.get(tag, 0) + 1
-    return FolderFacts(name, images, repeats, tags)
+"""What readers of sd-scripts' files know and this trainer, or the job's method, does not do."""
 
 
 def build_metadata(settings: JobSettings, facts: RunFacts) -> dict[str, str]:

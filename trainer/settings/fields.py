@@ -174,26 +174,10 @@ def parameter(
         only_with: another parameter and the values of it under which this one has an effect, such
             as ("mask", "drawn"); the name alone: whenever that one is set. A form shows it then.
     """
-    section = section or ("what" if default is dataclasses.MISSING else "more")
-    if section not in SECTIONS or picks not in PICKS:
+    facts = {name: value for name, value in locals().items() if name != "default"}
+    facts["section"] = section or ("what" if default is dataclasses.MISSING else "more")
+    if facts["section"] not in SECTIONS or picks not in PICKS:
         raise ValueError(f"no such section or pick: {section!r}, {picks!r}")
-    facts = {
-        "help": help,
-        "title": title,
-        "choices": choices,
-        "minimum": minimum,
-        "maximum": maximum,
-        "multiple_of": multiple_of,
-        "unit": unit,
-        "aliases": aliases,
-        "inherits": inherits,
-        "cure": cure,
-        "multiline": multiline,
-        "check": check,
-        "section": section,
-        "picks": picks,
-        "only_with": only_with,
-    }
     return dataclasses.field(default=default, metadata={"parameter": facts})
 
 

@@ -1,4 +1,4 @@
-"""Names that become file names: of results and of presets."""
+"""Names that become file names, and those under which files and folders keep things."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import re
 
 from .values import BadValueError, shown
 
+SETTINGS_KEY = "trainyard_settings"
+"""In a LoRA file's metadata: the job's settings as JSON, so that the tab can take them from it."""
+GRID_FOLDER, GRID_SUFFIX = "grids", ".png"
+"""Where grids lie among the logs."""
 LONGEST_NAME_BYTES = 180
 """Leaves room for `-step00001000.safetensors` and a temporary suffix in 255 bytes."""
 RESERVED_CHARACTERS = '<>:"|?*/\\'
