@@ -141,9 +141,9 @@ def _bench_options(bench: argparse.ArgumentParser) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     settings = read_job(options.job, options.set)
-    from .distributed import joined
     from .hosts.standalone import StandaloneHost
     from .run import run_job, state_folder
+    from .training.distributed import joined
 
     control = Control()
     with joined(options.device) as (team, device):
@@ -170,7 +170,7 @@ def _check(options: argparse.Namespace) -> int:
     settings = read_job(options.job, options.set)
     from .hosts.standalone import StandaloneHost
     from .measure import measure_step
-    from .plan import make_plan
+    from .training.plan import make_plan
 
     host = StandaloneHost(options.models, options.out, options.device)
     plan = make_plan(settings, host, decode_pictures=True)

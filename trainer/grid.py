@@ -25,12 +25,12 @@ from .networks.network import Network
 from .networks.opening import open_network
 from .networks.targets import Target, find_targets
 from .paths import as_unicode, user_path
-from .plan import free_name
 from .run import OutOfMemory
 from .settings.checks import prompt_lines
 from .settings.grid import GridSettings, numbers, pictures, seed_numbers
 from .settings.groups import BLOCKS
 from .settings.names import GRID_FOLDER, GRID_SUFFIX
+from .training.plan import free_name
 
 log = logging.getLogger(__name__)
 

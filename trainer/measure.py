@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from .control import Control
-from .encoding import prompt_encoder
 from .events import ignore
 from .hosts.protocol import Host
-from .plan import Plan
-from .session import Session
 from .settings.groups import ModelSettings, SizeSettings, TrainingSettings
 from .settings.schema import JobSettings
+from .training.encoding import prompt_encoder
+from .training.plan import Plan
+from .training.session import Session
 
 TIMED_STEPS = 2
 LATENT_CELL_PX = 8

@@ -13,10 +13,10 @@ from . import __version__
 from .atomic import write_bytes
 from .errors import BadInput
 from .evaluate.draw import draw_pictures
-from .session import Session
 from .settings.files import read_object, write_object
 from .settings.groups import OutputSettings, SizeSettings
 from .settings.methods import METHODS
+from .training.session import Session
 
 log = logging.getLogger(__name__)
 

@@ -14,17 +14,17 @@ from .errors import BadInput, Stopped, TrainyardError
 from .events import Notice, PhaseStarted, Saved, Sink
 from .hosts.protocol import Host
 from .lock import FileLock
-from .loop import Outcome
 from .methods import TRAIN
 from .networks import kohya
 from .networks.metadata import is_result_of
-from .plan import Plan, make_plan, saved_pass
 from .result import finish
 from .samples import Sampler
-from .session import Session
 from .settings.groups import ModelSettings, OutputSettings, TrainingSettings
 from .settings.schema import JobSettings
-from .state import Recorder, State, StateFolder
+from .training.loop import Outcome
+from .training.plan import Plan, make_plan, saved_pass
+from .training.session import Session
+from .training.state import Recorder, State, StateFolder
 
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
 """torch names this in its error when the main memory is full."""

@@ -20,7 +20,7 @@ from .settings.groups import OutputSettings, SampleSettings, SizeSettings
 
 if TYPE_CHECKING:
     from .networks.network import Network
-    from .session import Session
+    from .training.session import Session
 
 log = logging.getLogger(__name__)
 

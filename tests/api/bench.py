@@ -16,12 +16,12 @@ from PIL import Image
 from trainer.api import yard as yards
 from trainer.api.app import add_routes
 from trainer.control import Control, Request
-from trainer.csv_log import CsvLog
 from trainer.errors import BadInput, Problem
 from trainer.events import PhaseStarted, Saved, Sink, StepDone
 from trainer.jobs.job import Job
 from trainer.models.detect import Detection
 from trainer.models.families import SD1
+from trainer.training.csv_log import CsvLog
 
 HEADERS = {"X-Trainyard": "1"}
 STEPS = 5

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from trainer.api.runs import curve, log_file, picture, runs, thinned
-from trainer.csv_log import CsvLog
 from trainer.errors import BadInput
 from trainer.events import StepDone
+from trainer.training.csv_log import CsvLog
 
 
 def write(path: Path, steps: int) -> None:

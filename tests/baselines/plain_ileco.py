@@ -12,9 +12,6 @@ import torch
 from trainer.data.buckets import LATENT_CELL_PX
 from trainer.diffusion.loss import denoising_loss, min_snr_weights
 from trainer.diffusion.timesteps import sample_timesteps
-from trainer.encoding import frozen_encoder, prompt_encoder
-from trainer.loop import Outcome
-from trainer.session import Session
 from trainer.settings.groups import (
     ConceptSettings,
     LossSettings,
@@ -22,6 +19,9 @@ from trainer.settings.groups import (
     SizeSettings,
     TrainingSettings,
 )
+from trainer.training.encoding import frozen_encoder, prompt_encoder
+from trainer.training.loop import Outcome
+from trainer.training.session import Session
 
 PRESET: dict[str, object] = {
     "rank": 4,

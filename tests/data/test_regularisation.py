@@ -13,8 +13,8 @@ from trainer.data.variants import CaptionVariants
 from trainer.errors import Problem
 from trainer.settings.groups import CaptionSettings, PictureMaskSettings
 from trainer.settings.schema import JobSettings, parse
-from trainer.sources import Pictures, find_pictures
-from trainer.training_data import PictureData
+from trainer.training.sources import Pictures, find_pictures
+from trainer.training.training_data import PictureData
 
 
 def folder(path: Path, count: int, caption: str = "") -> Path:

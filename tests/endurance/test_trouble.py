@@ -28,7 +28,7 @@ from trainer.networks import kohya
 from trainer.run import run_job
 from trainer.settings.groups import BLOCKS
 from trainer.settings.schema import JobSettings, parse
-from trainer.state import StateFolder
+from trainer.training.state import StateFolder
 
 ROOT = Path(__file__).parents[2]
 STEPS = 4
@@ -100,8 +100,8 @@ def test_states_copies_and_log_may_fail_while_the_result_is_saved(
             raise OSError(number, os.strerror(number))
         real(path, data)
 
-    monkeypatch.setattr("trainer.state.write_bytes", refuse(number, ".safetensors"))
-    monkeypatch.setattr("trainer.csv_log.write_bytes", refuse(number, ".csv"))
+    monkeypatch.setattr("trainer.training.state.write_bytes", refuse(number, ".safetensors"))
+    monkeypatch.setattr("trainer.training.csv_log.write_bytes", refuse(number, ".csv"))
     monkeypatch.setattr(kohya, "write_bytes", copies_fail)
 
     def hear(event: Event) -> None:
@@ -188,7 +188,7 @@ def test_a_state_is_written_after_so_many_minutes(
 
     moments = iter(range(0, 10**9, 50))
     monkeypatch.setattr(StateFolder, "write", note)
-    monkeypatch.setattr("trainer.state.time.monotonic", lambda: float(next(moments)))
+    monkeypatch.setattr("trainer.training.state.time.monotonic", lambda: float(next(moments)))
     run_job(
         job(save_state_every_steps=0, save_state_every_minutes=0),
         host,

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from trainer import encoding, result
+from trainer import result
 from trainer.control import Control
 from trainer.data.batches import LatentDataset
 from trainer.events import Sink
@@ -28,11 +28,12 @@ from trainer.hosts.standalone import StandaloneHost
 from trainer.jobs.job import Job, JobState
 from trainer.jobs.store import JobStore
 from trainer.jobs.worker import Worker
-from trainer.loop import Loop
 from trainer.networks import kohya
 from trainer.run import run_job
 from trainer.settings.schema import parse
-from trainer.state import StateFolder
+from trainer.training import encoding
+from trainer.training.loop import Loop
+from trainer.training.state import StateFolder
 
 PHASES: dict[str, list[tuple[Any, str]]] = {
     "encoding": [(LatentDataset, "__init__"), (encoding, "frozen_encoder")],

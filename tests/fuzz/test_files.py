@@ -25,7 +25,7 @@ from trainer.models.detect import detect
 from trainer.models.families import SD1
 from trainer.networks import kohya
 from trainer.settings.files import parse_object, read_object
-from trainer.state import HEADER, StateFolder
+from trainer.training.state import HEADER, StateFolder
 
 from .corpus import damaged, nonsense_headers
 

@@ -20,7 +20,6 @@ from trainer.optim.optimizers import check_optimizer
 from trainer.optim.schedules import KINDS as SCHEDULES
 from trainer.optim.schedules import check_schedule
 from trainer.optim.trial import try_out
-from trainer.plan import make_plan
 from trainer.settings.checks import picture_lines
 from trainer.settings.groups import DataSettings, OptimizerSettings
 from trainer.settings.methods import METHODS
@@ -29,6 +28,7 @@ from trainer.settings.presets import PresetStore
 from trainer.settings.schema import ALIASES, PARAMETERS, check, parse
 from trainer.settings.traintrain import import_traintrain, is_traintrain
 from trainer.settings.values import BadValueError
+from trainer.training.plan import make_plan
 
 fast = settings(max_examples=1000, deadline=None, derandomize=True, database=None)
 

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 from trainer.control import Control
 from trainer.events import Event
 from trainer.hosts.standalone import StandaloneHost
-from trainer.loop import Outcome
 from trainer.run import run_job
 from trainer.settings.schema import parse
+from trainer.training.loop import Outcome
 
 SMALL = {
     "image_size_px": 64,

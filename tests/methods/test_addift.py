@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from trainer.control import Control
-from trainer.encoding import encode_pairs, frozen_encoder
 from trainer.hosts.standalone import StandaloneHost
 from trainer.methods.addift import Lesson, Lessons
-from trainer.plan import make_plan
-from trainer.session import Session
 from trainer.settings.groups import ModelSettings
 from trainer.settings.schema import parse
-from trainer.training_data import PairData
+from trainer.training.encoding import encode_pairs, frozen_encoder
+from trainer.training.plan import make_plan
+from trainer.training.session import Session
+from trainer.training.training_data import PairData
 
 Taught = Callable[..., AbstractContextManager[tuple[Session, PairData, list[Lesson]]]]
 

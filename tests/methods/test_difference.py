@@ -10,8 +10,8 @@ import torch
 
 from trainer.errors import BadInput
 from trainer.events import Event, Saved, StepDone
-from trainer.loop import Outcome
 from trainer.networks import kohya
+from trainer.training.loop import Outcome
 
 Run = Callable[..., tuple[Path, Outcome, list[Event]]]
 

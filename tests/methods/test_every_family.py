@@ -12,10 +12,10 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLP
 
 from tests.conftest import adapted_layers, tiny_modules
 from trainer.events import Event
-from trainer.loop import Outcome
 from trainer.methods import TRAIN
 from trainer.networks import kohya
 from trainer.networks.naming import block_of
+from trainer.training.loop import Outcome
 
 Run = Callable[..., tuple[Path, Outcome, list[Event]]]
 BLOCKS = "BASE,IN04,M00,OUT05"

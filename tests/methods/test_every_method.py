@@ -14,15 +14,15 @@ from tests.conftest import adapted_layers, tiny_modules
 from trainer.control import Control, Request
 from trainer.events import Event, Saved, StepDone
 from trainer.hosts.standalone import StandaloneHost
-from trainer.loop import Outcome
 from trainer.methods import TRAIN
 from trainer.networks import kohya
 from trainer.networks.network import Network
-from trainer.plan import make_plan
-from trainer.session import Session
 from trainer.settings.groups import ModelSettings
 from trainer.settings.methods import METHODS
 from trainer.settings.schema import parse
+from trainer.training.loop import Outcome
+from trainer.training.plan import make_plan
+from trainer.training.session import Session
 
 Run = Callable[..., tuple[Path, Outcome, list[Event]]]
 every_method = pytest.mark.parametrize("method", list(TRAIN))

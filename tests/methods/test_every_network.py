@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from trainer.events import Event, StepDone
-from trainer.loop import Outcome
 from trainer.networks import kohya
 from trainer.networks.kinds import KINDS
 from trainer.networks.network import Network
+from trainer.training.loop import Outcome
 
 Run = Callable[..., tuple[Path, Outcome, list[Event]]]
 

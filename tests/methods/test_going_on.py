@@ -13,10 +13,10 @@ import torch
 from trainer.control import Control
 from trainer.events import ignore
 from trainer.hosts.standalone import StandaloneHost
-from trainer.loop import Loop, LossFunction
 from trainer.methods import addift
 from trainer.run import run_job
 from trainer.settings.schema import parse
+from trainer.training.loop import Loop, LossFunction
 
 STEPS = 4
 BOTH_PASSES = 2 * STEPS

@@ -11,12 +11,12 @@ from trainer.control import Control
 from trainer.errors import BadInput
 from trainer.events import Event
 from trainer.hosts.standalone import StandaloneHost
-from trainer.loop import Outcome
 from trainer.methods.ileco import pool, tasks
-from trainer.plan import make_plan
-from trainer.session import Session
 from trainer.settings.groups import ModelSettings
 from trainer.settings.schema import parse
+from trainer.training.loop import Outcome
+from trainer.training.plan import make_plan
+from trainer.training.session import Session
 
 Run = Callable[..., tuple[Path, Outcome, list[Event]]]
 Jobs = dict[str, dict[str, object]]

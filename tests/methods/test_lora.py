@@ -10,21 +10,21 @@ import pytest
 import torch
 
 from trainer.control import Control
-from trainer.denoising import Denoising
-from trainer.encoding import caption_encoder, encode_images, prompt_encoder
 from trainer.errors import BadInput
 from trainer.events import Event, StepDone
-from trainer.holding import held_batches, held_count, held_prompts, usual_frame
 from trainer.hosts.standalone import StandaloneHost
-from trainer.labels import Samples
-from trainer.loop import Outcome
 from trainer.models.text import Conditioning
 from trainer.networks import kohya
-from trainer.plan import make_plan
 from trainer.run import run_job
-from trainer.session import Session
 from trainer.settings.groups import ModelSettings, PreserveSettings
 from trainer.settings.schema import parse
+from trainer.training.denoising import Denoising
+from trainer.training.encoding import caption_encoder, encode_images, prompt_encoder
+from trainer.training.holding import held_batches, held_count, held_prompts, usual_frame
+from trainer.training.labels import Samples
+from trainer.training.loop import Outcome
+from trainer.training.plan import make_plan
+from trainer.training.session import Session
 
 Run = Callable[..., tuple[Path, Outcome, list[Event]]]
 Jobs = dict[str, dict[str, object]]

@@ -15,7 +15,6 @@ from torch import nn
 from trainer.control import Control
 from trainer.errors import BadInput, MissingDependency
 from trainer.events import ignore
-from trainer.loop import Loop
 from trainer.optim.kinds import KINDS, OptimizerKind
 from trainer.optim.optimizers import (
     ParameterGroup,
@@ -27,6 +26,7 @@ from trainer.optim.optimizers import (
 )
 from trainer.settings.groups import OptimizerSettings, TrainingSettings
 from trainer.settings.groups.optimizer import OPTIMIZERS
+from trainer.training.loop import Loop
 
 ON_THE_CPU = [kind for kind in KINDS.values() if not kind.only_cuda]
 INSTALLED = [

@@ -45,7 +45,7 @@ def plan(
     raw: Raw, host: Host, thumbnails: Thumbnails, jobs: Sequence[Job] = ()
 ) -> dict[str, object]:
     """What the job would do, or why it cannot; and what its pictures folder holds."""
-    from ..plan import make_plan
+    from ..training.plan import make_plan
 
     try:
         settings = parse(raw)
@@ -86,7 +86,7 @@ def measure(raw: Raw, host: Host) -> str:
         BadInput: the job cannot be done as it stands.
     """
     from ..measure import measure_step
-    from ..plan import make_plan
+    from ..training.plan import make_plan
 
     settings = parse(raw)
     cost = measure_step(settings, make_plan(settings, host), host)

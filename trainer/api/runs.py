@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..csv_log import COLUMNS
 from ..errors import BadInput, Problem
 from ..settings.names import check_name
 from ..settings.values import BadValueError, shown
+from ..training.csv_log import COLUMNS
 
 SUFFIX = ".csv"
 SAMPLE = re.compile(r"(\d{8})-(\d{2})\.png")

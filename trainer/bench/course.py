@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from ..loop import Loop, LossFunction, Outcome
-from ..memory import keep_freed
 from ..models.model import DiffusionModel
 from ..models.text import Conditioning
 from ..networks.network import Network
-from ..session import Session
+from ..training.loop import Loop, LossFunction, Outcome
+from ..training.memory import keep_freed
+from ..training.session import Session
 from .clock import MB, Moment, PeakMemory, median
 from .rivals import Step
 

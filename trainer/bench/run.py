@@ -16,7 +16,6 @@ from ..events import ignore
 from ..methods import TRAIN
 from ..models.model import DiffusionModel
 from ..networks.network import Network
-from ..plan import make_plan
 from ..settings.groups import (
     ConceptPoolSettings,
     ModelSettings,
@@ -24,6 +23,7 @@ from ..settings.groups import (
     TrainingSettings,
 )
 from ..settings.schema import JobSettings
+from ..training.plan import make_plan
 from .clock import Moment
 from .course import BenchSession, Course
 from .models import FULL, MODELS, WORLD, BenchHost

@@ -31,10 +31,10 @@ from ..evaluate.measures import (
 from ..events import Event, Saved
 from ..hosts.standalone import StandaloneHost
 from ..methods import TRAIN, Method
-from ..plan import make_plan
-from ..session import Session
 from ..settings.groups import ModelSettings, TrainingSettings
 from ..settings.schema import JobSettings, parse
+from ..training.plan import make_plan
+from ..training.session import Session
 from .task import CASES, PICTURES_PX, Task
 
 BASELINES = Path(__file__).resolve().parents[2] / "tests" / "baselines"

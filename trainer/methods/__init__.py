@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..loop import Outcome
-from ..session import Session
+from ..training.loop import Outcome
+from ..training.session import Session
 from . import addift, difference, ileco, lora
 
 Method = Callable[[Session], Outcome]

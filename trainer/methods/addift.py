@@ -14,14 +14,14 @@ import torch
 
 from ..data.views import Framing
 from ..diffusion.loss import Criterion
-from ..distributed import current_team
-from ..encoding import encode_pairs, frozen_encoder, prompt_encoder
-from ..labels import FrozenModel, Samples
-from ..loop import Outcome
 from ..networks.network import Network
-from ..session import Session
 from ..settings.groups import DirectionSettings, LossSettings, MaskSettings, TrainingSettings
-from ..training_data import PairData
+from ..training.distributed import current_team
+from ..training.encoding import encode_pairs, frozen_encoder, prompt_encoder
+from ..training.labels import FrozenModel, Samples
+from ..training.loop import Outcome
+from ..training.session import Session
+from ..training.training_data import PairData
 
 LABELLED_AT_ONCE = 32
 """Batches that are labelled together; the frozen model is asked about all of them in one go."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 
 from ..control import Request
-from ..denoising import Denoising
-from ..encoding import encode_pairs, prompt_encoder
 from ..events import Notice
-from ..loop import LossFunction, Outcome
 from ..networks.network import Network
-from ..saving import Saving
-from ..session import Session
 from ..settings.groups import CopierSettings, OutputSettings
-from ..training_data import PairData
+from ..training.denoising import Denoising
+from ..training.encoding import encode_pairs, prompt_encoder
+from ..training.loop import LossFunction, Outcome
+from ..training.saving import Saving
+from ..training.session import Session
+from ..training.training_data import PairData
 
 
 def train(session: Session) -> Outcome:

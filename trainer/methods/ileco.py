@@ -7,20 +7,6 @@ from itertools import product
 import torch
 
 from ..diffusion.loss import Criterion
-from ..encoding import frozen_encoder, prompt_encoder
-from ..holding import answered
-from ..labels import (
-    FrozenModel,
-    Mix,
-    PoolBatches,
-    Question,
-    Samples,
-    guided,
-    held_questions,
-    questions_for,
-)
-from ..loop import Outcome
-from ..session import Session
 from ..settings.checks import prompt_lines
 from ..settings.groups import (
     ConceptPoolSettings,
@@ -30,6 +16,20 @@ from ..settings.groups import (
     TrainingSettings,
 )
 from ..settings.groups.concept import PLACE
+from ..training.encoding import frozen_encoder, prompt_encoder
+from ..training.holding import answered
+from ..training.labels import (
+    FrozenModel,
+    Mix,
+    PoolBatches,
+    Question,
+    Samples,
+    guided,
+    held_questions,
+    questions_for,
+)
+from ..training.loop import Outcome
+from ..training.session import Session
 
 
 def train(session: Session) -> Outcome:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from ..denoising import Denoising
-from ..encoding import caption_encoder, encode_images
-from ..holding import held_batches, held_prompts
-from ..loop import Outcome
-from ..session import Session
 from ..settings.groups import PreserveSettings, PriorSettings
-from ..training_data import Places
+from ..training.denoising import Denoising
+from ..training.encoding import caption_encoder, encode_images
+from ..training.holding import held_batches, held_prompts
+from ..training.loop import Outcome
+from ..training.session import Session
+from ..training.training_data import Places
 
 
 def train(session: Session) -> Outcome:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .data.batches import BatchOrder, LatentDataset
-from .data.masks import batch_of_masks
-from .data.variants import CaptionVariants
-from .data.views import Framing
-from .settings.groups import PictureMaskSettings
+from ..data.batches import BatchOrder, LatentDataset
+from ..data.masks import batch_of_masks
+from ..data.variants import CaptionVariants
+from ..data.views import Framing
+from ..settings.groups import PictureMaskSettings
 from .state import Positioned
 
 

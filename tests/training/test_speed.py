@@ -16,8 +16,6 @@ from transformers.models.clip import modeling_clip
 from trainer.control import Control
 from trainer.events import ignore
 from trainer.hosts.standalone import StandaloneHost
-from trainer.loop import Loop
-from trainer.memory import gradient_checkpointing
 from trainer.models.layout import lay_out
 from trainer.models.model import DiffusionModel
 from trainer.networks.network import Network
@@ -27,6 +25,8 @@ from trainer.run import run_job
 from trainer.settings.groups import ModelSettings
 from trainer.settings.groups.network import BLOCKS
 from trainer.settings.schema import parse
+from trainer.training.loop import Loop
+from trainer.training.memory import gradient_checkpointing
 
 STEPS = 3
 ALL = BLOCKS[1:]

@@ -7,9 +7,9 @@ import torch
 
 from trainer.control import Control, Request
 from trainer.events import StepDone, ignore
-from trainer.loop import Loop, NotANumber
 from trainer.optim.optimizers import ParameterGroup
 from trainer.settings.groups import OptimizerSettings, TrainingSettings
+from trainer.training.loop import Loop, NotANumber
 
 
 def make(weight: torch.nn.Parameter, *, lr: float = 0.1, **training) -> Loop:

@@ -14,10 +14,10 @@ from trainer.control import Control
 from trainer.data.batches import BatchOrder
 from trainer.errors import BadInput
 from trainer.events import ignore
-from trainer.loop import Loop
 from trainer.optim.optimizers import ParameterGroup
 from trainer.settings.groups import OptimizerSettings, TrainingSettings
-from trainer.state import HEADER, Beginning, Part, Recorder, State, StateError, StateFolder
+from trainer.training.loop import Loop
+from trainer.training.state import HEADER, Beginning, Part, Recorder, State, StateError, StateFolder
 
 SETTINGS: dict[str, object] = {"rank": 4, "name": "hat", "steps": 12}
 STEPS = 12

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .data.latents import Latents, LatentsInMemory, LatentsOnDisk, size_mb
-from .data.tensor_store import TensorStore, prune
-from .data.views import View
-from .models.model import DiffusionModel
-from .models.stored_text import ConditioningsOnDisk, fingerprint
-from .models.text import CHUNK_TOKENS, ConditioningsInMemory, KnownConditionings
-from .paths import user_path
-from .settings.groups import CacheSettings
+from ..data.latents import Latents, LatentsInMemory, LatentsOnDisk, size_mb
+from ..data.tensor_store import TensorStore, prune
+from ..data.views import View
+from ..models.model import DiffusionModel
+from ..models.stored_text import ConditioningsOnDisk, fingerprint
+from ..models.text import CHUNK_TOKENS, ConditioningsInMemory, KnownConditionings
+from ..paths import user_path
+from ..settings.groups import CacheSettings
 
 
 class Caches:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .diffusion.loss import Criterion
-from .diffusion.noise import perturbed, training_noise
-from .diffusion.timesteps import sample_timesteps
+from ..diffusion.loss import Criterion
+from ..diffusion.noise import perturbed, training_noise
+from ..diffusion.timesteps import sample_timesteps
+from ..models import text
+from ..models.text import Conditioning
+from ..settings.groups import LossSettings, MaskWeightSettings, NoiseSettings
 from .labels import Samples, joined
-from .models import text
-from .models.text import Conditioning
-from .settings.groups import LossSettings, MaskWeightSettings, NoiseSettings
 from .training_data import PictureBatch
 
 if TYPE_CHECKING:

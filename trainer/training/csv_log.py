@@ -6,8 +6,8 @@ import csv
 import logging
 from pathlib import Path
 
-from .atomic import write_bytes
-from .events import Event, StepDone
+from ..atomic import write_bytes
+from ..events import Event, StepDone
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from trainer.diffusion.schedule import scaled_linear
-from trainer.labels import FrozenModel, PoolBatches, Question, Samples, ask, questions_for
 from trainer.models.text import Conditioning
+from trainer.training.labels import FrozenModel, PoolBatches, Question, Samples, ask, questions_for
 
 
 def frozen() -> FrozenModel:

@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .data.buckets import LATENT_CELL_PX
+from ..data.buckets import LATENT_CELL_PX
+from ..events import PhaseProgress, PhaseStarted
+from ..settings.checks import prompt_lines
+from ..settings.groups import (
+    CaptionSettings,
+    LossSettings,
+    PoolSettings,
+    PreserveSettings,
+    SizeSettings,
+    TrainingSettings,
+)
 from .encoding import frozen_encoder
-from .events import PhaseProgress, PhaseStarted
 from .labels import (
     FrozenModel,
     PoolBatches,
@@ -20,15 +29,6 @@ from .labels import (
     held_questions,
     joined,
     questions_for,
-)
-from .settings.checks import prompt_lines
-from .settings.groups import (
-    CaptionSettings,
-    LossSettings,
-    PoolSettings,
-    PreserveSettings,
-    SizeSettings,
-    TrainingSettings,
 )
 
 if TYPE_CHECKING:

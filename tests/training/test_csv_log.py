@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import csv
 
-from trainer.csv_log import COLUMNS, CsvLog
 from trainer.events import PhaseStarted, StepDone
+from trainer.training.csv_log import COLUMNS, CsvLog
 
 
 def step(number: int, te: float | None = None) -> StepDone:

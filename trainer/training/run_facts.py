@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .data.views import View
+from ..data.views import View
+from ..networks.facts import RunFacts, folder_facts
+from ..networks.network import Network
+from ..settings.groups import ModelSettings, PictureSettings, SizeSettings
 from .loop import Loop
-from .networks.facts import RunFacts, folder_facts
-from .networks.network import Network
-from .settings.groups import ModelSettings, PictureSettings, SizeSettings
 from .training_data import TrainingData
 
 if TYPE_CHECKING:

@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .data.batches import BatchOrder
-from .data.folder import TrainingImage
-from .data.pairs import PairView
-from .data.views import View
-from .errors import BadInput, Problem
-from .estimate import peak_mb
-from .hosts.protocol import Host
-from .models.families import Family
-from .networks import kohya
-from .optim.optimizers import check_optimizer, warnings_of
-from .optim.schedules import check_schedule
-from .optim.trial import try_out
-from .paths import user_path
-from .settings.groups import (
+from ..data.batches import BatchOrder
+from ..data.folder import TrainingImage
+from ..data.pairs import PairView
+from ..data.views import View
+from ..errors import BadInput, Problem
+from ..hosts.protocol import Host
+from ..models.families import Family
+from ..networks import kohya
+from ..optim.optimizers import check_optimizer, warnings_of
+from ..optim.schedules import check_schedule
+from ..optim.trial import try_out
+from ..paths import user_path
+from ..settings.groups import (
     BLOCKS,
     CopierSettings,
     ModelSettings,
@@ -33,8 +32,9 @@ from .settings.groups import (
     SizeSettings,
     TrainingSettings,
 )
-from .settings.methods import METHODS
-from .settings.schema import JobSettings
+from ..settings.methods import METHODS
+from ..settings.schema import JobSettings
+from .estimate import peak_mb
 from .sources import find_pictures, long_prompts
 
 SMALLER_MADE_PX = 768

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 import torch
 
-from .models.detect import Detection
-from .models.model import compute_dtype
-from .models.packing import STORAGES
-from .networks.naming import BASE
-from .settings.groups import (
+from ..models.detect import Detection
+from ..models.model import compute_dtype
+from ..models.packing import STORAGES
+from ..networks.naming import BASE
+from ..settings.groups import (
     ModelSettings,
     NetworkSettings,
     SizeSettings,
     TrainingSettings,
 )
-from .settings.schema import JobSettings
+from ..settings.schema import JobSettings
 
 CELL_PX = 8
 TRAINED_BYTES = 16

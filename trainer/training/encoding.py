@@ -7,20 +7,20 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from .data.batches import BatchOrder, LatentDataset
-from .data.masks import load_masks
-from .data.pairs import load_mask
-from .data.variants import CaptionVariants
-from .events import PhaseProgress, PhaseStarted
-from .models.prompts import split, truncated
-from .models.text import (
+from ..data.batches import BatchOrder, LatentDataset
+from ..data.masks import load_masks
+from ..data.pairs import load_mask
+from ..data.variants import CaptionVariants
+from ..events import PhaseProgress, PhaseStarted
+from ..models.prompts import split, truncated
+from ..models.text import (
     CHUNK_TOKENS,
     Conditioning,
     ConditioningCache,
     EncodesAhead,
     KnownConditionings,
 )
-from .settings.groups import (
+from ..settings.groups import (
     CaptionSettings,
     MaskSettings,
     PictureMaskSettings,

@@ -16,11 +16,11 @@ import torch
 
 from trainer import cli
 from trainer.control import Request
-from trainer.distributed import Team
 from trainer.errors import BadInput
 from trainer.networks import kohya
+from trainer.training.distributed import Team
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from .control import Request
-from .errors import BadInput, Problem, TrainyardError
+from ..control import Request
+from ..errors import BadInput, Problem, TrainyardError
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")

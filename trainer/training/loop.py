@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from .control import Control, Request
+from ..control import Control, Request
+from ..errors import TrainyardError
+from ..events import Sink, StepDone
+from ..optim.optimizers import ParameterGroup, averaged, begin, end, new_optimizer
+from ..optim.schedules import Schedule
+from ..settings.groups import OptimizerSettings, TrainingSettings
 from .distributed import Team
-from .errors import TrainyardError
-from .events import Sink, StepDone
-from .optim.optimizers import ParameterGroup, averaged, begin, end, new_optimizer
-from .optim.schedules import Schedule
-from .settings.groups import OptimizerSettings, TrainingSettings
 
 LossFunction = Callable[[], torch.Tensor]
 """Draws the next batch and returns its loss, a scalar with a graph."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import ctypes
 from types import SimpleNamespace
 
-from trainer import memory
+from trainer.training import memory
 
 
 def test_what_is_kept_goes_back_at_the_end(monkeypatch):

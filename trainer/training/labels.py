@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from .data.batches import BatchOrder
-from .data.buckets import LATENT_CELL_PX
-from .data.views import Framing
-from .diffusion.timesteps import sample_timesteps
-from .diffusion.trajectory import trajectory
-from .models.model import DiffusionModel
-from .models.text import Conditioning
+from ..data.batches import BatchOrder
+from ..data.buckets import LATENT_CELL_PX
+from ..data.views import Framing
+from ..diffusion.timesteps import sample_timesteps
+from ..diffusion.trajectory import trajectory
+from ..models.model import DiffusionModel
+from ..models.text import Conditioning
 
 Encode = Callable[[Sequence[str]], Conditioning]
 Mix = Mapping[str, float]

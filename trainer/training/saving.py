@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .errors import BadInput, Problem
-from .events import Notice, Saved
+from ..errors import BadInput, Problem
+from ..events import Notice, Saved
+from ..models.model import DTYPES
+from ..networks import kohya
+from ..networks.metadata import build_metadata
+from ..networks.network import Network
+from ..settings.groups import NetworkSettings, OutputSettings
 from .loop import Loop
-from .models.model import DTYPES
-from .networks import kohya
-from .networks.metadata import build_metadata
-from .networks.network import Network
 from .run_facts import run_facts
-from .settings.groups import NetworkSettings, OutputSettings
 from .training_data import TrainingData
 
 if TYPE_CHECKING:

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from .data import regularisation
-from .data.folder import FolderReport, TrainingImage, inspect
-from .data.masks import with_masks
-from .data.pairs import PairView, folder_pairs, named_pairs, pair_views, reverted
-from .data.variants import CaptionVariants
-from .data.views import View, views
-from .errors import BadInput, Problem
-from .models.prompts import token_count
-from .models.text import tokenize
-from .models.tokenizer import clip_tokenizer
-from .settings.checks import prompt_lines
-from .settings.groups import (
+from ..data import regularisation
+from ..data.folder import FolderReport, TrainingImage, inspect
+from ..data.masks import with_masks
+from ..data.pairs import PairView, folder_pairs, named_pairs, pair_views, reverted
+from ..data.variants import CaptionVariants
+from ..data.views import View, views
+from ..errors import BadInput, Problem
+from ..models.prompts import token_count
+from ..models.text import tokenize
+from ..models.tokenizer import clip_tokenizer
+from ..settings.checks import prompt_lines
+from ..settings.groups import (
     CaptionSettings,
     ConceptSettings,
     DataSettings,
@@ -30,8 +30,8 @@ from .settings.groups import (
     PromptSettings,
     SuffixSettings,
 )
-from .settings.methods import METHODS
-from .settings.schema import JobSettings
+from ..settings.methods import METHODS
+from ..settings.schema import JobSettings
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from .atomic import sweep, write_bytes
-from .errors import BadInput, Problem, TrainyardError
+from ..atomic import sweep, write_bytes
+from ..errors import BadInput, Problem, TrainyardError
 from .loop import Loop
 
 log = logging.getLogger(__name__)

@@ -14,26 +14,19 @@ from typing import Protocol
 
 import torch
 
-from .caches import Caches
-from .control import Control, Request
-from .csv_log import CsvLog
-from .distributed import current_team
-from .errors import Stopped
-from .events import Notice, PhaseStarted, Sink, fan_out
-from .hosts.protocol import Host
-from .loop import Loop, LossFunction, Outcome
-from .memory import gradient_checkpointing, kept_memory
-from .models.model import DiffusionModel
-from .models.prompts import truncated
-from .networks import kohya
-from .networks.build import build_network, parameter_groups
-from .networks.naming import BASE
-from .networks.network import Network
-from .paths import user_path
-from .plan import Plan
-from .saving import Saving, save
-from .settings.checks import prompt_lines
-from .settings.groups import (
+from ..control import Control, Request
+from ..errors import Stopped
+from ..events import Notice, PhaseStarted, Sink, fan_out
+from ..hosts.protocol import Host
+from ..models.model import DiffusionModel
+from ..models.prompts import truncated
+from ..networks import kohya
+from ..networks.build import build_network, parameter_groups
+from ..networks.naming import BASE
+from ..networks.network import Network
+from ..paths import user_path
+from ..settings.checks import prompt_lines
+from ..settings.groups import (
     CacheSettings,
     NetworkSettings,
     OptimizerSettings,
@@ -41,7 +34,14 @@ from .settings.groups import (
     PromptSettings,
     TrainingSettings,
 )
-from .settings.schema import JobSettings
+from ..settings.schema import JobSettings
+from .caches import Caches
+from .csv_log import CsvLog
+from .distributed import current_team
+from .loop import Loop, LossFunction, Outcome
+from .memory import gradient_checkpointing, kept_memory
+from .plan import Plan
+from .saving import Saving, save
 from .state import Beginning, Part, Positioned, Recorder
 from .training_data import TrainingData
 

@@ -9,12 +9,12 @@ from diffusers import UNet2DConditionModel
 from tests.models.counting import kept_bytes
 from tests.models.test_assemble import FULL_UNETS
 from tests.networks.small_models import full_model
-from trainer.estimate import COSTS, MARGIN, peak_mb
 from trainer.models.detect import Detection
 from trainer.models.families import FAMILIES, SD1, SDXL
 from trainer.networks.naming import BASE
 from trainer.settings.groups import BLOCKS
 from trainer.settings.schema import parse
+from trainer.training.estimate import COSTS, MARGIN, peak_mb
 
 CELLS = 64
 NAMES = [family.name for family in FAMILIES]

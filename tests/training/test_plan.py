@@ -7,9 +7,9 @@ import pytest
 from trainer.errors import BadInput
 from trainer.models.detect import Detection
 from trainer.models.families import SD1, SD2, SDXL
-from trainer.plan import free_name, make_plan
 from trainer.settings.groups import ModelSettings
 from trainer.settings.schema import parse
+from trainer.training.plan import free_name, make_plan
 
 
 class Host:
