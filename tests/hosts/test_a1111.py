@@ -18,8 +18,8 @@ from tests.hosts.standin import WEBUI, AppliedLora, Webui
 from trainer.control import Control, Request
 from trainer.errors import BadInput, TrainyardError
 from trainer.hosts.a1111 import STOP_AND_SAVE, WebuiHost, subfolder, within_limits
+from trainer.hosts.assembling import read_vae
 from trainer.hosts.gate import BLOCK, PAUSE
-from trainer.hosts.loan import read_vae
 from trainer.models.checkpoint import read_tensors
 from trainer.models.export import ldm_tensors, write_checkpoint
 from trainer.models.families import FAMILIES, SD1

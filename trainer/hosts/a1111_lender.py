@@ -14,7 +14,8 @@ from ..errors import TrainyardError
 from ..models.detect import Detection, detect
 from ..models.families import Family
 from ..models.prompts import PromptStyle
-from .loan import Tensors, embeddings, style_of
+from .assembling import Tensors
+from .loan import embeddings, style_of
 
 log = logging.getLogger(__name__)
 

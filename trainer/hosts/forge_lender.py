@@ -28,7 +28,8 @@ from ..models.detect import Detection, detect
 from ..models.families import Family, TextEncoderRow
 from ..models.ldm_names import UNET_PREFIX, VAE_PREFIX
 from ..models.prompts import PromptStyle
-from .loan import Tensors, embeddings, read_vae, style_of
+from .assembling import Tensors, read_vae
+from .loan import embeddings, style_of
 
 log = logging.getLogger(__name__)
 

@@ -16,33 +16,20 @@ import torch
 
 from ..control import Control
 from ..diffusion.schedule import PredictionType
-from ..errors import BadInput, Problem, TrainyardError
+from ..errors import TrainyardError
 from ..models.checkpoint import metadata, read_tensors, tensor_names
 from ..models.detect import Detection, detect
-from ..models.families import CONV_IN, Family
-from ..models.ldm_names import VAE_PREFIX
-from ..models.model import (
-    DTYPES,
-    DiffusionModel,
-    Origin,
-    assemble_model,
-    compute_dtype,
-    kept_in,
-)
-from ..models.prediction import (
-    ZERO_SNR_MARK,
-    chosen_prediction,
-    chosen_zero_snr,
-    marked_prediction,
-)
+from ..models.families import Family
+from ..models.model import DiffusionModel, Origin
+from ..models.prediction import ZERO_SNR_MARK, marked_prediction
 from ..models.prompts import PromptStyle
 from ..models.text import Embedding
 from ..settings.groups import ModelSettings
+from .assembling import Tensors, assembled, read_vae, trainable
 from .gate import Gate, Manners
 
 log = logging.getLogger(__name__)
 
-Tensors = dict[str, torch.Tensor]
 Names = tuple[Embedding, ...]
 ENCODER_KEYS = ("clip_l", "clip_g")
 """What webuis call the parts of an embedding that is made for two text encoders."""
@@ -131,7 +118,7 @@ def inspect(lender: Lender, info: Any, vae: Path | None) -> Detection:
         found = lender.detection(live)
     else:
         found = detect(read_tensors(Path(info.filename), "checkpoint"))
-    _trainable(info, found)
+    trainable(info.name, found)
     if vae is not None:
         read_vae(vae)
     return found
@@ -222,35 +209,23 @@ class Loan:
         lender, settings = self._lender, self._settings
         live = lender.live()
         tensors = lender.tensors(live)
-        family = _trainable(self._info, lender.detection(live))
+        family = trainable(self._info.name, lender.detection(live))
         self._sources = _addresses(tensors)
-        stored = tensors[CONV_IN].dtype
-        dtype = compute_dtype(settings.base_precision, stored, lender.device)
         file = Path(self._info.filename)
         names = tensor_names(file)  # of a mark, older webuis know nothing
         marked = marked_prediction(names, metadata(file)) == "v_prediction"
         said: PredictionType = "v_prediction" if marked or lender.velocity(live) else "epsilon"
-        predicted = chosen_prediction(settings, said)
-        zero_snr = ZERO_SNR_MARK in names or lender.zero_snr(live)
-        own_vae = lender.own_vae(live) if self._vae is None else self._vae
-        vae = own_vae or {n: t for n, t in tensors.items() if n.startswith(VAE_PREFIX)}
-        others = {n: t for n, t in tensors.items() if not n.startswith(VAE_PREFIX)}
-        return assemble_model(
-            others,
+        return assembled(
+            settings,
+            tensors,
             family,
-            device=lender.device,
-            dtype=dtype,
-            storage=kept_in(settings.base_precision, stored, lender.device),
-            vae_dtype=DTYPES[settings.vae_precision],
-            clip_skip=settings.clip_skip or lender.clip_skip(),
-            prediction_type=predicted,
-            zero_snr=chosen_zero_snr(settings, predicted, zero_snr),
-            vae_tensors=vae,
+            lender.device,
+            said=said,
+            zero_snr=ZERO_SNR_MARK in names or lender.zero_snr(live),
+            clip_skip=lender.clip_skip(),
+            vae=lender.own_vae(live) if self._vae is None else self._vae,
             origin=Origin(
-                Path(self._info.filename).name,
-                self._info.sha256 or "",
-                self._info.hash or "",
-                self._vae_name,
+                file.name, self._info.sha256 or "", self._info.hash or "", self._vae_name
             ),
             style=lender.prompt_style(live, family),
         )
@@ -313,26 +288,6 @@ def embeddings(lookup: Mapping[int, Sequence[tuple[Sequence[int], Any]]], encode
             if len(vectors) == encoders:
                 found.append(Embedding(tuple(name), vectors))
     return tuple(found)
-
-
-def _trainable(info: Any, found: Detection) -> Family:
-    if found.family is not None:
-        return found.family
-    what = f"{info.name} is {found.title}, which cannot be trained on: {found.reason}"
-    raise BadInput([Problem("checkpoint", what, "choose another checkpoint")])
-
-
-def read_vae(path: Path) -> Tensors:
-    """The tensors of a VAE file, or of the VAE in a checkpoint, named as in a VAE file."""
-    tensors = read_tensors(path, "vae")
-    if "encoder.conv_in.weight" in tensors:
-        return tensors
-    cut = len(VAE_PREFIX)
-    inside = {name[cut:]: t for name, t in tensors.items() if name.startswith(VAE_PREFIX)}
-    if not inside:
-        what = f"{path.name} holds no VAE but {detect(tensors).title}"
-        raise BadInput([Problem("vae", what, "choose a VAE")])
-    return inside
 
 
 def _addresses(tensors: Tensors) -> tuple[int, ...]:

@@ -13,30 +13,16 @@ from ..control import Control
 from ..errors import BadInput, Problem
 from ..models.checkpoint import EXTENSIONS, legacy_hash, metadata, read_tensors
 from ..models.detect import Detection, detect
-from ..models.families import CONV_IN
 from ..models.hashes import HashCache
 from ..models.layout import lay_out
-from ..models.ldm_names import VAE_PREFIX
-from ..models.model import (
-    DTYPES,
-    DiffusionModel,
-    Origin,
-    assemble_model,
-    compute_dtype,
-    kept_in,
-)
-from ..models.prediction import (
-    ZERO_SNR_MARK,
-    chosen_prediction,
-    chosen_zero_snr,
-    marked_prediction,
-)
+from ..models.model import DiffusionModel, Origin
+from ..models.prediction import ZERO_SNR_MARK, marked_prediction
 from ..paths import is_there, user_path
 from ..settings.groups import ModelSettings
+from .assembling import assembled, read_vae, trainable
 
 log = logging.getLogger(__name__)
 
-Tensors = dict[str, torch.Tensor]
 HASHES = "hashes.json"
 """Beside the logs: the checkpoints' digests, which take a while to compute."""
 
@@ -88,10 +74,9 @@ class StandaloneHost:
         """See `Host.check_model`."""
         tensors = read_tensors(self._find("checkpoint", settings.checkpoint), "checkpoint")
         found = detect(tensors)
-        if found.family is None:
-            raise _refused(settings.checkpoint, found.title, found.reason)
+        trainable(settings.checkpoint, found)
         if settings.vae:
-            self._read_vae(settings.vae)
+            read_vae(self._find("vae", settings.vae))
         return found
 
     @contextmanager
@@ -101,23 +86,15 @@ class StandaloneHost:
         """See `Host.borrow`; here the model is loaded and dropped."""
         path = self._find("checkpoint", settings.checkpoint)
         tensors = read_tensors(path, "checkpoint")
-        found = detect(tensors)
-        if found.family is None:
-            raise _refused(settings.checkpoint, found.title, found.reason)
-        vae = self._read_vae(settings.vae) if settings.vae else tensors
-        dtype = compute_dtype(settings.base_precision, tensors[CONV_IN].dtype, self.device)
-        predicted = chosen_prediction(settings, marked_prediction(tensors, metadata(path)))
-        model = assemble_model(
-            _without_vae(tensors),
-            found.family,
-            device=self.device,
-            dtype=dtype,
-            storage=kept_in(settings.base_precision, tensors[CONV_IN].dtype, self.device),
-            vae_dtype=DTYPES[settings.vae_precision],
-            clip_skip=settings.clip_skip or 1,
-            prediction_type=predicted,
-            zero_snr=chosen_zero_snr(settings, predicted, ZERO_SNR_MARK in tensors),
-            vae_tensors=_vae_part(vae),
+        model = assembled(
+            settings,
+            tensors,
+            trainable(settings.checkpoint, detect(tensors)),
+            self.device,
+            said=marked_prediction(tensors, metadata(path)),
+            zero_snr=ZERO_SNR_MARK in tensors,
+            clip_skip=1,
+            vae=read_vae(self._find("vae", settings.vae)) if settings.vae else None,
             origin=Origin(
                 path.name,
                 HashCache(self.log_dir / HASHES).sha256(path),
@@ -152,35 +129,3 @@ class StandaloneHost:
                 )
             ]
         )
-
-    def _read_vae(self, name: str) -> Tensors:
-        tensors = read_tensors(self._find("vae", name), "vae")
-        if not _vae_part(tensors):
-            raise BadInput(
-                [Problem("vae", f"{name} holds no VAE but {detect(tensors).title}", "choose a VAE")]
-            )
-        return tensors
-
-
-def _vae_part(tensors: Tensors) -> Tensors:
-    """The tensors of the VAE, named as in a bare VAE file."""
-    if "encoder.conv_in.weight" in tensors:
-        return tensors
-    return {n[len(VAE_PREFIX) :]: t for n, t in tensors.items() if n.startswith(VAE_PREFIX)}
-
-
-def _without_vae(tensors: Tensors) -> Tensors:
-    """The tensors of UNet and text encoder."""
-    return {n: t for n, t in tensors.items() if not n.startswith((VAE_PREFIX, "model_ema."))}
-
-
-def _refused(name: str, title: str, reason: str) -> BadInput:
-    return BadInput(
-        [
-            Problem(
-                "checkpoint",
-                f"{name} is {title}, which cannot be trained on: {reason}",
-                "choose a Stable Diffusion 1, 2 or XL checkpoint",
-            )
-        ]
-    )
