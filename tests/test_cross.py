@@ -99,14 +99,14 @@ def test_it_trains_and_leaves_no_trace(
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     monkeypatch.setattr(standalone, "read_tensors", lambda path, where: tensors)
     alive: list[weakref.ref[object]] = []
-    assemble: Callable[..., object] = standalone.assemble_model
+    assemble: Callable[..., object] = standalone.assembled
 
     def watched(*args: object, **kwargs: object) -> object:
         model = assemble(*args, **kwargs)
         alive.extend(weakref.ref(part) for part in (model, model.unet, model.vae))  # type: ignore
         return model
 
-    monkeypatch.setattr(standalone, "assemble_model", watched)
+    monkeypatch.setattr(standalone, "assembled", watched)
     job = {**jobs[chosen["method"]], "name": "n", "steps": STEPS, "save_preview": False, **chosen}
     host = StandaloneHost(tmp_path, tmp_path / "out", "cpu")
     events: list[Event] = []

@@ -24,7 +24,7 @@ from trainer.networks.targets import find_targets
 from trainer.settings.grid import GridSettings, parse_grid
 from trainer.settings.groups import BLOCKS
 
-from .conftest import tiny_modules
+from .modules import tiny_modules
 
 SMALL = {"size_px": 64, "denoise_steps": 2, "prompts": "a hat\na coat", "seeds": "1"}
 

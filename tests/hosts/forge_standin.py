@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.conftest import tiny_modules
 from tests.hosts.standin import WEBUI, FairLock, Info
+from tests.modules import tiny_modules
 from trainer.models.export import ldm_tensors
 from trainer.models.families import FAMILIES
 from trainer.models.ldm_names import UNET_PREFIX, VAE_PREFIX

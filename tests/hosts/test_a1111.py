@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.conftest import tiny_modules
 from tests.hosts.standin import WEBUI, AppliedLora, Webui
+from tests.modules import tiny_modules
 from trainer.control import Control, Request
 from trainer.errors import BadInput, TrainyardError
 from trainer.hosts.a1111 import STOP_AND_SAVE, WebuiHost, subfolder, within_limits

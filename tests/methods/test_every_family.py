@@ -10,7 +10,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from tests.conftest import adapted_layers, tiny_modules
+from tests.conftest import adapted_layers
+from tests.modules import tiny_modules
 from trainer.events import Event
 from trainer.methods import TRAIN
 from trainer.networks import kohya

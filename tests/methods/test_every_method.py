@@ -10,7 +10,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from tests.conftest import adapted_layers, tiny_modules
+from tests.conftest import adapted_layers
+from tests.modules import tiny_modules
 from trainer.control import Control, Request
 from trainer.events import Event, Saved, StepDone
 from trainer.hosts.standalone import StandaloneHost

@@ -12,6 +12,7 @@ from diffusers.loaders.single_file_utils import (
 
 from tests.conftest import tiny_tensors
 from tests.models.openclip import openclip_states
+from tests.modules import END, FULL_UNETS, START, tiny_modules
 from trainer.errors import BadInput
 from trainer.models.assemble import (
     assemble_text_encoder,
@@ -24,7 +25,6 @@ from trainer.models.families import FAMILIES, SD1, SD2, SDXL, Family, TextEncode
 from trainer.models.ldm_names import UNET_PREFIX, VAE_PREFIX, openclip_name, unet_name, vae_name
 from trainer.models.text import TextEncoder
 
-START, END = 49406, 49407
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 BIG_G, H = SDXL.text_encoders[1], SD2.text_encoders[0]
 
@@ -140,7 +140,6 @@ def test_text_encoders_in_transformers_layout_are_taken_too(checkpoints):
 
 
 def test_text_encoder_gives_the_original_modules_output(tensors):
-    from tests.conftest import tiny_modules
 
     drawn = torch.randint(0, 49406, (2, 77))
     with torch.no_grad():
@@ -160,42 +159,6 @@ def test_text_encoder_of_old_files_without_text_model_in_their_names(tensors):
 def test_bare_vae_file_is_taken_as_it_is(tensors):
     bare = {n[len(VAE_PREFIX) :]: t for n, t in tensors.items() if n.startswith(VAE_PREFIX)}
     assert assemble_vae(bare, SD1).config.block_out_channels == (32, 32, 32, 32)
-
-
-FULL_UNETS = {
-    "sd1": {
-        "block_out_channels": (320, 640, 1280, 1280),
-        "layers_per_block": 2,
-        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        "attention_head_dim": 8,
-        "cross_attention_dim": 768,
-        "use_linear_projection": False,
-    },
-    "sd2": {
-        "block_out_channels": (320, 640, 1280, 1280),
-        "layers_per_block": 2,
-        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        "attention_head_dim": [5, 10, 20, 20],
-        "cross_attention_dim": 1024,
-        "use_linear_projection": True,
-    },
-    "sdxl": {
-        "block_out_channels": (320, 640, 1280),
-        "layers_per_block": 2,
-        "down_block_types": ("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
-        "up_block_types": ("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
-        "transformer_layers_per_block": [1, 2, 10],
-        "attention_head_dim": [5, 10, 20],
-        "cross_attention_dim": 2048,
-        "use_linear_projection": True,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    },
-}
-"""Source: unet/config.json of the published stable-diffusion-v1-5, -2-1 and -xl-base-1.0."""
 
 
 @pytest.mark.parametrize(("family", "tensors"), [(SD1, 686), (SD2, 686), (SDXL, 1680)])

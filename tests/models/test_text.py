@@ -6,13 +6,11 @@ import pytest
 import torch
 from transformers import CLIPTextModel
 
-from tests.conftest import tiny_modules
+from tests.modules import END, START, tiny_modules
 from trainer.data.views import Framing
 from trainer.models.families import SD1, SD2, SDXL
 from trainer.models.text import Conditioning, ConditioningCache, PromptEncoder, TextEncoder
 from trainer.models.tokenizer import clip_tokenizer, write_vocabulary
-
-START, END = 49406, 49407
 
 
 @pytest.fixture(scope="module")

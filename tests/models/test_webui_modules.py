@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from tests.conftest import tiny_tensors
+from tests.modules import END, START
 from trainer.models.families import FAMILIES, SD2, SDXL, Family
 from trainer.models.ldm_names import UNET_PREFIX, VAE_PREFIX
 from trainer.models.model import DiffusionModel, assemble_model
@@ -28,7 +29,6 @@ pytestmark = [
     pytest.mark.skipif(not WEBUI_DIR, reason="WEBUI_DIR names no webui"),
 ]
 CPU = torch.device("cpu")
-START, END = 49406, 49407
 
 
 @pytest.fixture(scope="module", autouse=True)

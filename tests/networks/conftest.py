@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.networks.small_models import FULL_UNETS, Model, full_model, shared_model
+from tests.modules import FULL_UNETS
+from tests.networks.small_models import Model, full_model, shared_model
 
 
 @pytest.fixture(scope="session")

@@ -9,72 +9,14 @@ from dataclasses import dataclass
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel
 
+from tests.modules import END, FULL_UNETS, START, tiny_modules
 from trainer.networks.kinds import KINDS
 from trainer.networks.network import Network
 from trainer.networks.sizes import Sizes
 from trainer.networks.targets import Target, find_targets
 from trainer.settings.groups import BLOCKS
-
-XL_BLOCKS = {
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-}
-FULL_UNETS = {
-    "sd1": {"cross_attention_dim": 768, "attention_head_dim": 8},
-    "sd2": {
-        "cross_attention_dim": 1024,
-        "attention_head_dim": (5, 10, 20, 20),
-        "use_linear_projection": True,
-    },
-    "sdxl": {
-        **XL_BLOCKS,
-        "block_out_channels": (320, 640, 1280),
-        "transformer_layers_per_block": (1, 2, 10),
-        "attention_head_dim": (5, 10, 20),
-        "cross_attention_dim": 2048,
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    },
-}
-SMALL_UNETS = {
-    "sd1": {
-        "block_out_channels": (32, 32, 64, 64),
-        "cross_attention_dim": 32,
-        "attention_head_dim": 4,
-    },
-    "sd2": {
-        "block_out_channels": (32, 32, 64, 64),
-        "cross_attention_dim": 32,
-        "attention_head_dim": (2, 2, 4, 4),
-        "use_linear_projection": True,
-    },
-    "sdxl": {
-        **XL_BLOCKS,
-        "block_out_channels": (32, 32, 64),
-        "transformer_layers_per_block": (1, 1, 2),
-        "attention_head_dim": (2, 2, 4),
-        "cross_attention_dim": 64,
-        "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 80,
-    },
-}
-
-
-def text_config(width: int, layers: int, heads: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        projection_dim=width,
-        vocab_size=100 if width < 100 else 49408,
-        bos_token_id=98,
-        eos_token_id=99,
-    )
 
 
 @dataclass
@@ -109,7 +51,7 @@ class Model:
         states = torch.randn(2, 7, self.unet.config.cross_attention_dim, generator=drawn)
         added = {}
         if self.family == "sdxl":
-            pooled = torch.randn(2, 32, generator=drawn)
+            pooled = torch.randn(2, self.text_encoders[1].config.projection_dim, generator=drawn)
             sizes = torch.tensor([[64.0, 32, 0, 0, 64, 32]] * 2)
             added = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
         steps = torch.tensor([10, 900])
@@ -117,20 +59,16 @@ class Model:
             return self.unet(latents, steps, states, **added).sample
 
     def text_states(self, which: int = 0) -> torch.Tensor:
-        ids = torch.tensor([[98, *range(1, 40), 99]])
+        ids = torch.tensor([[START, *range(1, 40), END]])
         with torch.no_grad():
             return self.text_encoders[which](ids).last_hidden_state
 
 
 def small_model(family: str) -> Model:
-    torch.manual_seed(1)
-    unet = UNet2DConditionModel(sample_size=16, **SMALL_UNETS[family])
-    encoders: list[nn.Module] = [CLIPTextModel(text_config(32, 3, 4))]
-    if family == "sdxl":
-        encoders.append(CLIPTextModelWithProjection(text_config(32, 4, 4)))
+    unet, _, encoders = tiny_modules(1, family)
     for module in (unet, *encoders):
-        module.requires_grad_(False).eval()
-    return Model(family, unet, encoders)
+        module.requires_grad_(False)
+    return Model(family, unet, list(encoders))
 
 
 @functools.cache
@@ -148,7 +86,17 @@ def full_model(family: str) -> Model:
     }
     with torch.device("meta"):
         unet = UNet2DConditionModel(**FULL_UNETS[family])
-        encoders: list[nn.Module] = [CLIPTextModel(text_config(*size)) for size in sizes[family]]
+        encoders: list[nn.Module] = [
+            CLIPTextModel(
+                CLIPTextConfig(
+                    hidden_size=width,
+                    intermediate_size=4 * width,
+                    num_hidden_layers=layers,
+                    num_attention_heads=heads,
+                )
+            )
+            for width, layers, heads in sizes[family]
+        ]
     return Model(family, unet, encoders)
 
 

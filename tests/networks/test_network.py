@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.modules import END, START
 from tests.networks.small_models import Model, small_model, trained
 from trainer.errors import BadInput
 from trainer.networks.network import Network
@@ -91,7 +92,7 @@ def test_parameters_are_parted_by_model(model: Model) -> None:
     network = model.network()
     of_unet, of_text = network.unet_parameters(), network.text_encoder_parameters()
     assert len(of_unet) == 2 * 192
-    assert len(of_text) == 2 * 3 * 6  # three layers of the small text encoder
+    assert len(of_text) == 2 * 2 * 6  # two layers of the tiny text encoder
     assert {id(w) for w in (*of_unet, *of_text)} == {id(w) for w in network.parameters()}
     assert all(weight.requires_grad for weight in network.parameters())
     unet_alone = Network(model.targets(blocks=("IN01", "M00")), "lierla", Sizes(4, 2.0))
@@ -101,7 +102,7 @@ def test_parameters_are_parted_by_model(model: Model) -> None:
 def test_text_encoder_trains(model: Model) -> None:
     network = trained(model.network())
     encoder = model.text_encoders[0]
-    ids = torch.tensor([[98, 5, 6, 99]])
+    ids = torch.tensor([[START, 5, 6, END]])
     with network:
         encoder(ids).last_hidden_state.square().mean().backward()
     assert all(weight.grad.any() for weight in network.text_encoder_parameters())
@@ -136,7 +137,7 @@ def test_tensors_have_the_shapes_of_the_format(model: Model) -> None:
     assert shapes[f"{LINEAR}.{UP}"] == (32, 4)
     assert shapes[f"{LINEAR}.alpha"] == ()
     assert tensors[f"{LINEAR}.alpha"] == 2.0
-    assert len(tensors) == 3 * (192 + 18)
+    assert len(tensors) == 3 * (192 + 12)
 
 
 def test_tensors_are_a_snapshot(model: Model) -> None:

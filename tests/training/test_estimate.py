@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from tests.models.counting import kept_bytes
-from tests.models.test_assemble import FULL_UNETS
+from tests.modules import FULL_UNETS
 from tests.networks.small_models import full_model
 from trainer.models.detect import Detection
 from trainer.models.families import FAMILIES, SD1, SDXL
