@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from trainer import cli
+from trainer.cli import runs, status
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,9 +79,9 @@ def test_it_is_named_and_ends_with_2(
     (tmp_path / "files").mkdir()
     file = tmp_path / "job.json"
     file.write_text(json.dumps({**settings, "image_size_px": 64, **made(tmp_path / "files")}))
-    status = cli.main(["train", str(file), "--out", str(tmp_path / "out"), "--device", "cpu"])
+    ended = cli.main(["train", str(file), "--out", str(tmp_path / "out"), "--device", "cpu"])
     told = capsys.readouterr().err
-    assert (status, message in told) == (cli.BAD_INPUT, True), told
+    assert (ended, message in told) == (status.BAD_INPUT, True), told
     assert list((tmp_path / "out").glob("*.safetensors")) == []
 
 
@@ -107,8 +108,8 @@ def test_what_nobody_foresaw_is_a_line_and_a_file(
     def fail(path: Path, changes: object) -> None:
         raise ZeroDivisionError("in a test")
 
-    monkeypatch.setattr(cli, "read_job", fail)
-    assert cli.main(["train", "job.json", "--out", str(tmp_path)]) == cli.FAILED
+    monkeypatch.setattr(runs, "read_job", fail)
+    assert cli.main(["train", "job.json", "--out", str(tmp_path)]) == status.FAILED
     told = capsys.readouterr().err
     report = tmp_path / "logs" / cli.ERROR_FILE
     assert "ZeroDivisionError: in a test" in told and str(report) in told

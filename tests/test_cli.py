@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 from trainer import cli
+from trainer.cli import status
+from trainer.cli.job_files import read_job
 from trainer.control import Control, Request
 from trainer.events import Notice
 from trainer.hosts.standalone import StandaloneHost
@@ -59,7 +61,7 @@ def job(tmp_path: Path, tiny_checkpoint: Path, pictures: Path):
 
 
 def test_train_writes_the_file_the_copies_and_the_log(job, tmp_path):
-    assert cli.main(["train", *job(save_every_steps=2, trigger_word="zib")]) == cli.DONE
+    assert cli.main(["train", *job(save_every_steps=2, trigger_word="zib")]) == status.DONE
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} == {
         "logs",
@@ -82,7 +84,7 @@ def test_train_writes_the_file_the_copies_and_the_log(job, tmp_path):
 
 def test_same_seed_same_file_other_seed_another(job, tmp_path):
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        assert cli.main(["train", *job(name=name, seed=seed)]) == cli.DONE
+        assert cli.main(["train", *job(name=name, seed=seed)]) == status.DONE
     a, b, c = (kohya.load(tmp_path / "out" / f"{n}.safetensors")[0] for n in "abc")
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not all(torch.equal(a[name], c[name]) for name in a)
@@ -90,7 +92,7 @@ def test_same_seed_same_file_other_seed_another(job, tmp_path):
 
 def test_gradient_checkpointing_trains_the_same(job, tmp_path):
     for name, on in (("a", False), ("b", True)):
-        assert cli.main(["train", *job(name=name, gradient_checkpointing=on)]) == cli.DONE
+        assert cli.main(["train", *job(name=name, gradient_checkpointing=on)]) == status.DONE
     a, b = (kohya.load(tmp_path / "out" / f"{n}.safetensors")[0] for n in "ab")
     for name in a:
         torch.testing.assert_close(a[name].float(), b[name].float(), atol=1e-4, rtol=1e-2)
@@ -99,16 +101,16 @@ def test_gradient_checkpointing_trains_the_same(job, tmp_path):
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_precisions_train(job, tmp_path, precision):
     arguments = job(base_precision=precision, save_precision="fp32")
-    assert cli.main(["train", *arguments]) == cli.DONE
+    assert cli.main(["train", *arguments]) == status.DONE
     tensors, _ = kohya.load(tmp_path / "out" / "result.safetensors")
     assert all(t.dtype is torch.float32 for t in tensors.values())
 
 
 def test_resume_continues_from_a_file(job, tmp_path):
-    assert cli.main(["train", *job(name="first")]) == cli.DONE
+    assert cli.main(["train", *job(name="first")]) == status.DONE
     first = tmp_path / "out" / "first.safetensors"
     arguments = job(name="second", resume_from=str(first), learning_rate=1e-9, steps=1)
-    assert cli.main(["train", *arguments]) == cli.DONE
+    assert cli.main(["train", *arguments]) == status.DONE
     before = kohya.load(first)[0]
     after = kohya.load(tmp_path / "out" / "second.safetensors")[0]
     for name in before:
@@ -116,12 +118,12 @@ def test_resume_continues_from_a_file(job, tmp_path):
 
 
 def test_set_changes_a_parameter(job, tmp_path):
-    assert cli.main(["train", *job(), "--set", "name=other", "--set", "steps=1"]) == cli.DONE
+    assert cli.main(["train", *job(), "--set", "name=other", "--set", "steps=1"]) == status.DONE
     assert kohya.load(tmp_path / "out" / "other.safetensors")[1]["ss_steps"] == "1"
 
 
 def test_check_prints_the_plan_and_trains_nothing(job, tmp_path, capsys):
-    assert cli.main(["check", *job(steps=8, save_every_epochs=1)]) == cli.DONE
+    assert cli.main(["check", *job(steps=8, save_every_epochs=1)]) == status.DONE
     printed = capsys.readouterr().out
     for part in ("Stable Diffusion 1", "4, 4 samples", "64 x 64 px  3", "64 x 96", "8, "):
         assert part in printed
@@ -132,7 +134,7 @@ def test_check_prints_the_plan_and_trains_nothing(job, tmp_path, capsys):
 
 
 def test_schema_is_json_with_every_field(capsys):
-    assert cli.main(["schema"]) == cli.DONE
+    assert cli.main(["schema"]) == status.DONE
     rows = json.loads(capsys.readouterr().out)
     assert {"name", "type", "default", "choices", "help", "methods"} <= set(rows[0])
     assert "rank" in {row["name"] for row in rows}
@@ -218,7 +220,7 @@ BAD_INPUT = {
 def test_bad_input_is_named_and_ends_with_2(case, command, job, tmp_path, pictures, capsys):
     changes, message = BAD_INPUT[case](tmp_path, pictures)
     arguments = job(**changes)
-    assert cli.main([command, *arguments]) == cli.BAD_INPUT
+    assert cli.main([command, *arguments]) == status.BAD_INPUT
     assert message in capsys.readouterr().err
     result = tmp_path / "out" / "result.safetensors"
     assert not result.exists() or result.read_bytes() == b"precious"
@@ -226,14 +228,14 @@ def test_bad_input_is_named_and_ends_with_2(case, command, job, tmp_path, pictur
 
 def test_every_problem_is_told_at_once(job, tmp_path, capsys):
     arguments = job(checkpoint="nonesuch", images=str(tmp_path / "nowhere"), optimizer_args="x=1")
-    assert cli.main(["train", *arguments]) == cli.BAD_INPUT
+    assert cli.main(["train", *arguments]) == status.BAD_INPUT
     printed = capsys.readouterr().err
     assert all(word in printed for word in ("nonesuch", "nowhere", "does not take x"))
 
 
 def test_unreadable_pictures_are_skipped_when_told_so(job, pictures, tmp_path):
     (pictures / "broken.png").write_bytes(b"this is no picture")
-    assert cli.main(["train", *job(unreadable="skip")]) == cli.DONE
+    assert cli.main(["train", *job(unreadable="skip")]) == status.DONE
     assert (tmp_path / "out" / "result.safetensors").exists()
 
 
@@ -241,12 +243,12 @@ def test_unreadable_pictures_are_skipped_when_told_so(job, pictures, tmp_path):
 def test_job_file_that_is_no_job(tmp_path, text, capsys):
     path = tmp_path / "bad.json"
     path.write_text(text)
-    assert cli.main(["check", str(path)]) == cli.BAD_INPUT
+    assert cli.main(["check", str(path)]) == status.BAD_INPUT
     assert "bad.json" in capsys.readouterr().err
 
 
 def test_stop_before_the_first_step_saves_nothing(job, tmp_path, tiny_checkpoint):
-    settings = cli.read_job(Path(job()[0]))
+    settings = read_job(Path(job()[0]))
     host = StandaloneHost(tiny_checkpoint.parent, tmp_path / "out", "cpu")
     control, events = Control(), []
     control.stop_and_save()
@@ -272,6 +274,26 @@ def test_ctrl_c_saves_and_exits_with_130(job, tmp_path):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == cli.CANCELLED
+    assert process.wait(60) == status.CANCELLED
     steps = int(kohya.load(tmp_path / "out" / "result.safetensors")[1]["ss_steps"])
     assert 0 < steps < 100000
+
+
+def test_a_grid_is_drawn_by_its_own_command(job, tmp_path, tiny_checkpoint, capfd):
+    assert cli.main(["train", *job(save_every_steps=2)]) == status.DONE
+    files = [tmp_path / "out" / f"result{part}.safetensors" for part in ("-step00000002", "")]
+    grid = tmp_path / "grid.json"
+    small = {"size_px": 64, "denoise_steps": 2, "strengths": "0, 1", "prompts": "a hat\na coat"}
+    grid.write_text(json.dumps({"checkpoint": tiny_checkpoint.name, **small}), "utf-8")
+    loras = "loras=" + "\n".join(map(str, files))
+    arguments = ["grid", str(grid), *job()[1:]]
+
+    assert cli.main([*arguments, "--set", loras]) == status.DONE
+    assert (tmp_path / "out" / "logs" / "grids" / "grid.png").stat().st_size > 0
+    assert cli.main([*arguments, "--set", loras]) == status.BAD_INPUT
+    assert "exists already" in capfd.readouterr().err
+    assert cli.main([*arguments, "--set", "stren=1", "--set", "prompts="]) == status.BAD_INPUT
+    told = capfd.readouterr().err
+    assert "stren: " in told
+    assert "prompts: " in told
+    assert "loras: " in told

@@ -15,6 +15,7 @@ from trainer.bench.report import Row, as_json, table
 from trainer.bench.rivals import Floor, plain_unet, same_weights
 from trainer.bench.run import Setup, measure
 from trainer.bench.works import WORKS
+from trainer.cli import status
 from trainer.hosts.standalone import StandaloneHost
 from trainer.models.model import DiffusionModel
 from trainer.networks.network import Network
@@ -57,14 +58,14 @@ def test_the_command_prints_and_writes_rows(model, tmp_path, monkeypatch, capsys
     monkeypatch.setitem(bench.MODELS, "world", lambda device, precision: model)
     path = tmp_path / "rows.json"
     given = ["--checkpoint", "world", "--only", "addift", "--rounds", "1", "--device", "cpu"]
-    assert cli.main(["bench", *given, "--json", str(path)]) == cli.DONE
+    assert cli.main(["bench", *given, "--json", str(path)]) == status.DONE
     (row,) = json.loads(path.read_text())
     assert row["work"] == "addift"
     assert "busy" in capsys.readouterr().out
 
 
 def test_a_work_that_is_unknown_is_refused(capsys):
-    assert cli.main(["bench", "--only", "lorra"]) == cli.BAD_INPUT
+    assert cli.main(["bench", "--only", "lorra"]) == status.BAD_INPUT
     assert "there is no lorra" in capsys.readouterr().err
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from trainer import cli
+from trainer.cli import status
 from trainer.control import Request
 from trainer.errors import BadInput
 from trainer.networks import kohya
@@ -75,10 +76,10 @@ def start(job: list[str], out: Path, size: int = 2) -> list[subprocess.Popen[str
 
 
 def test_two_processes_give_the_file_of_one_and_only_one_writes(job, tmp_path):
-    assert cli.main([*job, "--out", str(tmp_path / "one")]) == cli.DONE
+    assert cli.main([*job, "--out", str(tmp_path / "one")]) == status.DONE
     for process in start(job, tmp_path / "two"):
         _, errors = process.communicate(timeout=600)
-        assert process.returncode == cli.DONE, errors
+        assert process.returncode == status.DONE, errors
     one, two = (kohya.load(tmp_path / out / "result.safetensors")[0] for out in ("one", "two"))
     assert one.keys() == two.keys()
     assert any(tensor.abs().max() > 1e-4 for name, tensor in one.items() if "lora_up" in name)
@@ -103,7 +104,7 @@ def test_a_dead_process_ends_the_others_and_the_last_state_is_kept(job, tmp_path
     processes[1].send_signal(signal.SIGKILL)
     _, errors = processes[0].communicate(timeout=300)
     processes[1].communicate()
-    assert processes[0].returncode == cli.FAILED
+    assert processes[0].returncode == status.FAILED
     assert "another process of this training has ended" in errors
     assert "Traceback" not in errors
     assert list(states.glob("state-*.safetensors"))

@@ -11,7 +11,7 @@ import json
 import time
 from pathlib import Path
 
-from ..cli import show_progress
+from ..cli.progress import show_progress
 from ..control import Control
 from ..evaluate.draw import contact_sheet
 from ..evaluate.measures import collateral, effect

@@ -1,0 +1,103 @@
+"""`bench`: speed and quality, measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from ..errors import BadInput, Problem
+from .job_files import changed
+from .status import DONE
+
+
+def add_options(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument("--only", action="append", default=[], help="a work or task; several times")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    speed = bench.add_argument_group("speed")
+    speed.add_argument("--checkpoint", choices=("world", "full"), help="one of the two models only")
+    speed.add_argument("--size", type=int, action="append", help="side in px; several times")
+    speed.add_argument("--batch", type=int, default=1)
+    speed.add_argument("--rounds", type=int, default=5, help="steps of each that are counted")
+    speed.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    speed.add_argument("--threads", type=int, help="of the CPU; torch's choice if not given")
+    speed.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
+    quality = bench.add_argument_group("quality")
+    quality.add_argument(
+        "--quality",
+        action="store_true",
+        help="effect, collateral, slider and time to effect of every method instead",
+    )
+    quality.add_argument("--seeds", type=int, default=5, help="trainings of each task")
+    quality.add_argument("--cases", type=int, default=40, help="pictures that judge a training")
+    quality.add_argument("--out", type=Path, default=Path("outputs/bench"), help="files and rows")
+    quality.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="change a parameter of every task; may be given several times",
+    )
+
+
+def bench(options: argparse.Namespace) -> int:
+    return _bench_quality(options) if options.quality else _bench_speed(options)
+
+
+def _bench_speed(options: argparse.Namespace) -> int:
+    import torch
+
+    from ..bench.report import NOTES, as_json, table
+    from ..bench.run import SIZES_PX, Setup, measure_all
+    from ..bench.works import WORKS
+
+    _check_only(options.only, WORKS)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    setup = Setup(
+        torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        precision=options.precision,
+        batch=options.batch,
+        rounds=options.rounds,
+    )
+    rows = []
+    names = [options.checkpoint] if options.checkpoint else list(SIZES_PX)
+    for row in measure_all(
+        options.only or WORKS, [(name, options.size or SIZES_PX[name]) for name in names], setup
+    ):
+        rows.append(row)
+        print(f"{row.checkpoint} {row.size_px} px {row.work}: {row.ratio:.3f}", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(as_json(rows), indent=1), "utf-8")
+    print(f"{table(rows)}\n{NOTES}")
+    return DONE
+
+
+def _bench_quality(options: argparse.Namespace) -> int:
+    from ..demo.checkpoint import CHECKPOINT
+    from ..demo.quality import baselines, measure_all, table
+    from ..demo.tasks import TASKS
+
+    _check_only(options.only, TASKS)
+    results = measure_all(
+        [TASKS[name] for name in options.only or TASKS],
+        CHECKPOINT,
+        options.out,
+        seeds=range(1, options.seeds + 1),
+        peers=baselines(),
+        changes=changed(options.set),
+        cases=options.cases,
+        json_file=options.json,
+        show=lambda line: print(line, flush=True),
+    )
+    print(table(results))
+    return DONE
+
+
+def _check_only(given: Sequence[str], known: Collection[str]) -> None:
+    """Raises: BadInput: a name is not known."""
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        cure = f"known: {', '.join(known)}"
+        raise BadInput([Problem("--only", f"there is no {name}", cure) for name in unknown])

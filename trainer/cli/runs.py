@@ -1,0 +1,87 @@
+"""`train`, `check` and `grid`: what a job file describes, done on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from ..control import Control, Request
+from ..events import ignore
+from ..settings.files import read_object
+from ..settings.grid import parse_grid
+from ..settings.groups import TrainingSettings
+from .job_files import changed, interruptible, read_job
+from .progress import show_progress
+from .status import CANCELLED, DONE
+
+
+def train(options: argparse.Namespace) -> int:
+    settings = read_job(options.job, options.set)
+    from ..hosts.standalone import StandaloneHost
+    from ..run import run_job, state_folder
+    from ..training.distributed import joined
+
+    control = Control()
+    with joined(options.device) as (team, device):
+        if not team.leads:
+            logging.getLogger().setLevel(logging.WARNING)
+        settings = settings.replace(seed=team.same_seed(settings[TrainingSettings].seed))
+        states = state_folder(StandaloneHost(options.models, options.out), settings)
+        with (
+            team.output_folder(options.out, states) as out,
+            show_progress() as show,
+            interruptible(control),
+        ):
+            outcome = run_job(
+                settings,
+                StandaloneHost(options.models, out, device),
+                control=control,
+                sink=show if team.leads else ignore,
+                resume=options.resume,
+            )
+    return DONE if outcome.request is Request.CONTINUE else CANCELLED
+
+
+def check(options: argparse.Namespace) -> int:
+    settings = read_job(options.job, options.set)
+    from ..hosts.standalone import StandaloneHost
+    from ..measure import measure_step
+    from ..training.plan import make_plan
+
+    host = StandaloneHost(options.models, options.out, options.device)
+    plan = make_plan(settings, host, decode_pictures=True)
+    print(f"checkpoint  {settings.values['checkpoint']} ({plan.model_title})")
+    if plan.images:
+        print(f"pictures    {len(plan.images)}, {len(plan.views)} samples an epoch")
+        for (height, width), count in sorted(plan.frames.items()):
+            print(f"  {height} x {width} px  {count} samples")
+    print(f"steps       {plan.steps}, {plan.epochs} epochs")
+    print(f"file        {plan.output_file}")
+    for step, path in plan.save_points.items():
+        print(f"  at step {step}: {path.name}")
+    if plan.estimated_mb is not None:
+        print(f"memory      about {plan.estimated_mb:,.0f} MB at the peak, estimated")
+    for warning in plan.warnings:
+        print(f"warning     {warning}")
+    if not options.quick:
+        cost = measure_step(settings, plan, host)
+        print(f"trained     {cost.trained_parameters:,} weights")
+        if cost.peak_mb is not None:
+            print(f"memory      {cost.peak_mb:,.0f} MB at the peak, measured")
+        total_s = cost.seconds_per_step * plan.steps
+        print(f"time        {cost.seconds_per_step:.2f} s a step, {total_s / 60:.1f} min in all")
+    return DONE
+
+
+def grid(options: argparse.Namespace) -> int:
+    """Draws LoRA files at several strengths on the same prompts and seeds."""
+    raw = {} if options.job is None else read_object(options.job)
+    settings = parse_grid({**raw, **changed(options.set)})
+    from ..grid import draw_grid
+    from ..hosts.standalone import StandaloneHost
+
+    control = Control()
+    host = StandaloneHost(options.models, options.out, options.device)
+    with show_progress() as show, interruptible(control):
+        path = draw_grid(settings, host, control=control, sink=show)
+    return CANCELLED if path is None or control.request is not Request.CONTINUE else DONE
