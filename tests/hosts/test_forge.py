@@ -169,6 +169,13 @@ def test_embeddings_come_from_forges_engine(sd1: Forge) -> None:
         assert [one.name for one in model.style.embeddings] == [(7,)]
 
 
+def test_forge_breaks_lines_at_commas_whatever_its_setting_says(forge: Forge) -> None:
+    forge.draw()
+    WEBUI.modules["shared"].opts.comma_padding_backtrack = 3
+    with WebuiHost().borrow(settings(forge)) as model:
+        assert model.style.comma_reach == (3 if isinstance(forge, ReForge) else 20)
+
+
 def test_a_new_file_of_the_same_name_is_read_again(sd1: Forge, tmp_path: Path) -> None:
     file = tmp_path / "hat.safetensors"
     file.write_bytes(b"old")

@@ -136,11 +136,15 @@ class ForgeLender:
         return int(shared.opts.CLIP_stop_at_last_layers)
 
     def prompt_style(self, live: Any, family: Family) -> PromptStyle:
-        """See `Lender.prompt_style`; every text encoder's engine knows the same embeddings."""
+        """See `Lender.prompt_style`; every text encoder's engine knows the same embeddings.
+
+        Forge breaks lines at commas as the others do by default, whatever its setting says.
+        """
         names = ("text_processing_engine", "text_processing_engine_l")
         engines = [getattr(live, name) for name in names if hasattr(live, name)]
         lookup = engines[0].embeddings.ids_lookup if engines else {}
-        return style_of(shared.opts, embeddings(lookup, len(family.text_encoders)))
+        style = style_of(shared.opts, embeddings(lookup, len(family.text_encoders)))
+        return dataclasses.replace(style, comma_reach=PromptStyle().comma_reach)
 
     def take_networks_off(self, live: Any) -> None:
         """See `Lender.take_networks_off`."""
