@@ -148,7 +148,7 @@ class Webui:
         self.modules = {
             name: ModuleType(f"modules.{name}")
             for name in (
-                *("paths_internal", "sd_models", "sd_vae", "shared"),
+                *("paths_internal", "processing", "sd_models", "sd_vae", "shared"),
                 *("devices", "lowvram", "call_queue", "sd_hijack"),
             )
         }
@@ -184,6 +184,12 @@ class Webui:
         self.embeddings: dict[int, list[tuple[list[int], Any]]] = {}
         database = SimpleNamespace(ids_lookup=self.embeddings)
         m["sd_hijack"].model_hijack = SimpleNamespace(embedding_db=database)
+        m["processing"].StableDiffusionProcessing = type(
+            "Picture", (), {"cached_c": [None, None], "cached_uc": [None, None]}
+        )
+        m["processing"].StableDiffusionProcessingTxt2Img = type(
+            "FromText", (), {"cached_hr_c": [None] * 3, "cached_hr_uc": [None] * 3}
+        )
         m["sd_vae"].vae_dict = {}
         m["sd_vae"].get_base_vae = lambda model: None
         models = m["sd_models"]

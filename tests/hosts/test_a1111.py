@@ -430,6 +430,25 @@ def test_embeddings_for_two_text_encoders(family_webui: Webui) -> None:
         assert found.context.shape == (1, 77, 192)
 
 
+def test_a_result_makes_the_webui_encode_its_last_prompts_anew(
+    webui: Webui, tmp_path: Path
+) -> None:
+    """It knows them by their LoRAs' names only; an overwritten file has another text encoder."""
+    processing = webui.modules["processing"]
+    kept = (
+        processing.StableDiffusionProcessing.cached_c,
+        processing.StableDiffusionProcessing.cached_uc,
+        processing.StableDiffusionProcessingTxt2Img.cached_hr_c,
+        processing.StableDiffusionProcessingTxt2Img.cached_hr_uc,
+    )
+    for cache in kept:
+        cache[0], cache[1] = "the prompt <lora:hat:1>", torch.zeros(1)
+    WebuiHost().published(tmp_path / "hat.safetensors")
+    assert all(entry is None for cache in kept for entry in cache)
+    assert [len(cache) for cache in kept] == [2, 2, 3, 3], "each webui has its own lengths"
+    assert webui.networks.listed == 1
+
+
 def test_settings_say_where_things_are_written(webui: Webui, tmp_path: Path) -> None:
     host, opts = WebuiHost(), webui.modules["shared"].opts
     assert host.log_dir == tmp_path / "trainyard/logs"

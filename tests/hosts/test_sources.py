@@ -27,6 +27,7 @@ pytestmark = [
 EVERYWHERE = {
     "modules/paths_internal.py": "data_path models_path",
     "modules/sd_models.py": "checkpoints_list checkpoint_aliases model_data reload_model_weights",
+    "modules/processing.py": "StableDiffusionProcessing StableDiffusionProcessingTxt2Img",
     "modules/sd_vae.py": "vae_dict get_base_vae",
     "modules/shared.py": "opts cmd_opts OptionInfo",
     "modules/devices.py": "device torch_gc",
@@ -57,6 +58,7 @@ REFORGE = {
 ATTRIBUTES = {
     "A1111": {
         "modules/fifo_lock.py": "self._pending_threads",
+        "modules/processing.py": "cached_c cached_uc cached_hr_c cached_hr_uc",
         "modules/sd_models.py": "self.ids self.filename self.sha256 self.hash self.title",
         "modules/shared_options.py": '"comma_padding_backtrack" "CLIP_stop_at_last_layers"',
         "modules/textual_inversion/textual_inversion.py": "self.ids_lookup self.vec",
@@ -65,6 +67,7 @@ ATTRIBUTES = {
     },
     "Forge": {
         "modules/fifo_lock.py": "self._pending_threads",
+        "modules/processing.py": "cached_c cached_uc cached_hr_c cached_hr_uc",
         "modules/sd_models.py": "self.forge_loading_parameters sd_model.sd_checkpoint_info",
         "backend/diffusion_engine/base.py": "self.forge_objects_original self.model_config",
         "backend/diffusion_engine/sd15.py": "self.text_processing_engine 'clip_l'",
@@ -80,6 +83,7 @@ ATTRIBUTES = {
     },
     "reForge": {
         "modules/fifo_lock.py": "self._pending_threads",
+        "modules/processing.py": "cached_c cached_uc cached_hr_c cached_hr_uc",
         "modules_forge/forge_loader.py": "sd_model.forge_objects_original sd_model.ztsnr"
         " sd_model.current_lora_hash clip_g.text_projection sd_model.sd_checkpoint_info",
     },

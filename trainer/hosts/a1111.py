@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 FINISH_FIRST, STOP_AND_SAVE = "finish the training first", "stop and save"
 CHECKPOINT_CHANGES = (FINISH_FIRST, STOP_AND_SAVE)
 """What a training does when the user chooses another checkpoint in the middle."""
+PROMPT_CACHES = ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc")
+"""Where the webui's classes for a picture keep the prompts of the last one."""
 
 
 class WebuiHost:
@@ -103,6 +105,7 @@ class WebuiHost:
 
     def published(self, path: Path) -> None:
         """See `Host.published`: the Lora extension looks at its folder anew."""
+        forget_prompts()
         networks: Any = sys.modules.get("networks")
         if hasattr(networks, "list_available_networks"):
             networks.list_available_networks()
@@ -125,6 +128,23 @@ def lender() -> Lender:
     from .a1111_lender import WebuiLender
 
     return WebuiLender()
+
+
+def forget_prompts() -> None:
+    """Makes the webui encode the next picture's prompt, even if it was the last one's.
+
+    It knows an encoded prompt again by the names of its LoRAs, but their text encoder weights
+    may be new.
+    """
+    from modules import processing
+
+    for kind in (
+        processing.StableDiffusionProcessing,
+        processing.StableDiffusionProcessingTxt2Img,
+    ):
+        for name in PROMPT_CACHES:
+            cache = getattr(kind, name, [])
+            cache[:] = [None] * len(cache)
 
 
 def lora_dir() -> Path:
