@@ -1,7 +1,8 @@
 """A real webui in a process of its own, for the tests marked `webui`.
 
-Set WEBUI_DIR to a checkout of AUTOMATIC1111's webui 1.10.1 and WEBUI_PYTHON to the Python of its
-environment (with diffusers); the embedded checkpoint is put into a data folder of its own.
+Set WEBUI_DIR to a checkout of AUTOMATIC1111's webui 1.10.1 or of Forge, and WEBUI_PYTHON to the
+Python of its environment (with diffusers); the embedded checkpoint is put into a data folder of
+its own.
 """
 
 from __future__ import annotations
@@ -34,11 +35,17 @@ OTHER = "z-world"
 WIDTH = 64
 """Of the embedded checkpoint's text encoder."""
 START_S, JOB_S = 600, 3600
+FORGE = Path(WEBUI_DIR, "backend/memory_management.py").is_file()
+ON_CPU = (
+    ("--always-cpu",)
+    if FORGE
+    else ("--use-cpu", "all", "--no-half", "--precision", "full", "--do-not-download-clip")
+)
 FLAGS = (
-    *("--api", "--use-cpu", "all", "--no-half", "--precision", "full", "--no-hashing"),
+    *ON_CPU,
+    *("--api", "--no-hashing", "--no-download-sd-model", "--disable-console-progressbars"),
     *("--skip-torch-cuda-test", "--skip-python-version-check", "--skip-version-check"),
-    *("--skip-prepare-environment", "--skip-install", "--do-not-download-clip"),
-    *("--no-download-sd-model", "--disable-console-progressbars"),
+    *("--skip-prepare-environment", "--skip-install"),
 )
 
 

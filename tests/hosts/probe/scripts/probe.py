@@ -10,7 +10,8 @@ from modules import call_queue, devices, script_callbacks, sd_models, shared
 def fingerprint() -> dict:
     """Digests of all weights, and whatever else a training could leave behind."""
     with call_queue.queue_lock:
-        model = sd_models.model_data.sd_model
+        live = sd_models.model_data.sd_model
+        model = whole(live)
         digest = hashlib.sha256()
         hooks = 0
         for name, tensor in sorted(
@@ -26,16 +27,30 @@ def fingerprint() -> dict:
             "weights": digest.hexdigest(),
             "hooks": hooks,
             "grads": sum(p.grad is not None for p in model.parameters()),
-            "checkpoint": model.sd_checkpoint_info.name,
+            "checkpoint": live.sd_checkpoint_info.name,
             "chosen": shared.opts.sd_model_checkpoint,
         }
+
+
+def whole(live: object) -> torch.nn.Module:
+    """The live model as one module; Forge's lies in parts behind patchers."""
+    parts = getattr(live, "forge_objects_original", None)
+    if parts is None:
+        return live
+    modules = (parts.unet.model, parts.clip.cond_stage_model, parts.vae.first_stage_model)
+    return torch.nn.ModuleList(modules)
 
 
 def conditioning(prompt: str) -> dict:
     """How far what Trainyard makes of a prompt is from what the webui makes of it."""
     with call_queue.queue_lock, torch.no_grad(), devices.autocast():
-        theirs = shared.sd_model.cond_stage_model([prompt]).float().clone()
-        name = shared.sd_model.sd_checkpoint_info.name
+        live = shared.sd_model
+        if hasattr(live, "set_clip_skip"):  # Forge: as before every picture
+            live.set_clip_skip(int(shared.opts.CLIP_stop_at_last_layers))
+            theirs = live.get_learned_conditioning([prompt]).float().clone()
+        else:
+            theirs = live.cond_stage_model([prompt]).float().clone()
+        name = live.sd_checkpoint_info.name
     host = sys.modules["trainyard.hosts.a1111"].WebuiHost()
     settings = sys.modules["trainyard.settings.groups"].ModelSettings(checkpoint=name)
     with host.borrow(settings) as model, torch.no_grad():
@@ -49,7 +64,7 @@ def conditioning(prompt: str) -> dict:
 
 def out_of_memory() -> dict:
     """Makes the next training end as on a GPU whose memory is full."""
-    loop = sys.modules["trainyard.loop"].Loop
+    loop = sys.modules["trainyard.training.loop"].Loop
     run = loop.run
 
     def fail(*_: object, **__: object) -> None:
