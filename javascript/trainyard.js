@@ -77,9 +77,14 @@ window.trainyard = window.trainyard || {
         return `${where}: ${problem.what}${problem.cure ? " - " + problem.cure : ""}`;
     };
 
-    /** Tells something under the buttons: kind is "bad", "good" or "". */
+    const GOOD_NEWS_MS = 8000;
+    let fading = 0;
+
+    /** Tells something under the buttons: kind is "bad", "good" or ""; what is good goes by itself. */
     ty.say = function (text, kind = "") {
         const place = ty.at("message");
+        clearTimeout(fading);
+        if (kind === "good") fading = setTimeout(() => ty.say(""), GOOD_NEWS_MS);
         place.className = kind ? "trainyard_" + kind : "";
         place.replaceChildren(...(text ? text.split("\n") : []).map((line) => ty.el("p", {}, line)));
     };

@@ -17,13 +17,14 @@ def test_parameter_tables_are_current():
     assert with_tables(README) == README
 
 
-def test_example_job_is_a_job():
-    (text,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
-    assert parse(json.loads(text)).method == "lora"
+def test_example_jobs_are_jobs():
+    texts = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    assert [parse(json.loads(text)).method for text in texts] == ["lora", "ileco"]
 
 
 def test_pictures_and_folders_exist():
-    for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
+    for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)|<img src=\"([^\"]+)\"", README):
+        name = "".join(name)
         assert (ROOT / name).is_file(), name
     for cell in re.findall(r"^\| (`trainer/.*?) \|", README, re.MULTILINE):
         for name in re.findall(r"`([^`]+)`", cell):

@@ -156,12 +156,14 @@ def page(
     return Page(browser, f"http://127.0.0.1:{port}/")
 
 
-def start_server(models: Path, out: Path, port: int) -> subprocess.Popen[bytes]:
-    """The standalone page in a process of its own, as soon as it answers."""
+def start_server(
+    models: Path, out: Path, port: int, folder: Path = ROOT
+) -> subprocess.Popen[bytes]:
+    """The standalone page in a process of its own that works in a folder, when it answers."""
     command = [sys.executable, "-m", "trainer", "ui", "--port", str(port)]
     command += ["--models", str(models), "--out", str(out), "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    changes = {"OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, **changes})
     _wait_for(f"http://127.0.0.1:{port}/trainyard/v1/presets", process)
     return process
 

@@ -43,9 +43,9 @@ CHANGES: Mapping[str, object] = {
 def main(folder: Path) -> None:
     """Writes `training.png` and `results.png` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix="trainyard-"))
+    work = Path(tempfile.mkdtemp())
     port = free_port()
-    server = start_server(CHECKPOINT.parent, work / "out", port)
+    server = start_server(CHECKPOINT.parent, Path("models/Lora"), port, work)
     driver = new_browser()
     try:
         page = Page(driver, f"http://127.0.0.1:{port}/")
@@ -62,8 +62,9 @@ def main(folder: Path) -> None:
 def _train(page: Page, work: Path, folder: Path) -> None:
     """The form as a first LoRA needs it, and the training at two thirds of its way."""
     settings = prepare_lora(work).replace(**CHANGES)
-    values = shown_values(settings.as_dict())
-    page.script("return trainyard.fillIn(arguments[0])", {**values, "checkpoint": CHECKPOINT.name})
+    images = Path(str(settings.values["images"])).relative_to(work).as_posix()
+    values = {**settings.as_dict(), "images": images, "checkpoint": CHECKPOINT.name}
+    page.script("return trainyard.fillIn(arguments[0])", shown_values(values))
     page.until("document.getElementById('trainyard_plan').innerText.includes('8 pictures')")
     page.press("start")
     page.until("trainyard.status.step && trainyard.status.step.step >= 160", PATIENCE_S)
