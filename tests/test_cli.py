@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from trainer import cli
 from trainer.cli import status
 from trainer.cli.job_files import read_job
 from trainer.control import Control, Request
-from trainer.events import Notice
+from trainer.events import Notice, StepDone
 from trainer.hosts.standalone import StandaloneHost
 from trainer.networks import kohya
 from trainer.run import run_job
@@ -297,3 +298,42 @@ def test_a_grid_is_drawn_by_its_own_command(job, tmp_path, tiny_checkpoint, capf
     assert "stren: " in told
     assert "prompts: " in told
     assert "loras: " in told
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
+def test_a_system_that_wants_its_machine_back_gets_it_and_the_job_goes_on_later(
+    job, tmp_path, tiny_checkpoint
+):
+    """Also where states are switched off otherwise."""
+    arguments = job(steps=100000, save_state_every_steps=0)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", "train", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = tmp_path / "out" / "logs" / "result.csv"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) > 2):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == status.CANCELLED
+    assert f"To go on: {shlex.join(['python', '-m', 'trainer', 'train', *arguments])}" in told
+    assert told.rstrip().endswith("--resume")
+    assert not (tmp_path / "out" / "result.safetensors").exists()
+    rows = len(log.read_text().splitlines()) - 1
+    events = []
+    host = StandaloneHost(tiny_checkpoint.parent, tmp_path / "out", "cpu")
+    control = Control()
+
+    def hear(event):
+        events.append(event)
+        if isinstance(event, StepDone):
+            control.stop()
+
+    run_job(read_job(Path(arguments[0])), host, control=control, sink=hear, resume=True)
+    assert Notice(f"Going on after step {rows}") in events

@@ -14,6 +14,17 @@ def test_stop_sharpens_stop_and_save_but_not_the_other_way_round():
     assert control.checkpoint() is Request.STOP
 
 
+def test_an_interrupt_is_between_the_two():
+    control = Control()
+    control.stop_and_save()
+    control.interrupt()
+    control.stop_and_save()
+    assert control.checkpoint() is Request.INTERRUPT
+    control.stop()
+    control.interrupt()
+    assert control.checkpoint() is Request.STOP
+
+
 def test_pause_holds_the_job_until_resume():
     control, passed = Control(), threading.Event()
     control.pause()

@@ -13,12 +13,14 @@ class Request(enum.Enum):
     CONTINUE = "continue"
     STOP = "stop"
     STOP_AND_SAVE = "stop_and_save"
+    INTERRUPT = "interrupt"
+    """End, and note the state alone: the system wants the machine, and the job goes on later."""
 
 
 class Control:
     """A job's remote control: written by any thread, read by the job's own.
 
-    A request to stop is final; the gentler `stop_and_save` may still be sharpened to `stop`.
+    A request to stop is final; the gentler `stop_and_save` may still be sharpened to the others.
     """
 
     def __init__(self) -> None:
@@ -46,6 +48,12 @@ class Control:
         """Ends the job at the next step and saves what it has learned."""
         if self._request is Request.CONTINUE:
             self._request = Request.STOP_AND_SAVE
+        self._running.set()
+
+    def interrupt(self) -> None:
+        """Ends the job at the next step, whose state is saved and no result."""
+        if self._request is not Request.STOP:
+            self._request = Request.INTERRUPT
         self._running.set()
 
     def pause(self) -> None:

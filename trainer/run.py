@@ -24,7 +24,7 @@ from .settings.schema import JobSettings
 from .training.loop import Outcome
 from .training.plan import Plan, make_plan, saved_pass
 from .training.session import Session
-from .training.state import Recorder, State, StateFolder
+from .training.state import Beginning, Recorder, State, StateFolder
 
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
 """torch names this in its error when the main memory is full."""
@@ -80,6 +80,7 @@ def _checked(
         return Outcome(saved_pass(settings)[TrainingSettings].steps, math.nan, Request.CONTINUE)
     elif resume:
         sink(Notice("No state was saved; the job begins anew"))
+    beginning = _beginning(settings, states, saved) if resume else None
     # What the job itself has saved before may be there, also where files of others are respected.
     plan = make_plan(settings if saved is None else settings.replace(overwrite=True), host)
     for warning in plan.warnings:
@@ -89,7 +90,14 @@ def _checked(
         _sweep(host, output.name)
         if saved is None:
             states.clear()
-        return _run(settings, plan, host, states, saved, control=control, sink=sink)
+        return _run(settings, plan, host, states, saved, beginning, control=control, sink=sink)
+
+
+def _beginning(settings: JobSettings, states: StateFolder, saved: State | None) -> Beginning | None:
+    """What a job that goes on has drawn before; a seed that is set is not drawn."""
+    if saved is not None:
+        return saved.beginning
+    return states.beginning() if settings[TrainingSettings].seed == -1 else None
 
 
 def _run(
@@ -98,6 +106,7 @@ def _run(
     host: Host,
     states: StateFolder,
     saved: State | None,
+    beginning: Beginning | None,
     *,
     control: Control,
     sink: Sink,
@@ -113,8 +122,11 @@ def _run(
                 host,
                 control=control,
                 sink=sink,
-                beginning=None if saved is None else saved.beginning,
+                beginning=beginning,
+                goes_on=saved is not None,
             )
+            if settings[TrainingSettings].seed == -1:
+                states.begin(session.beginning)
             session.recorder = Recorder(
                 states,
                 settings.as_dict(),
@@ -145,10 +157,9 @@ def _train(session: Session) -> Outcome:
     except Stopped as stopped:
         session.sink(Notice(str(stopped)))
         return Outcome(steps=0, loss=math.nan, request=session.control.request)
-    file = session.plan.output_file
-    if outcome.request is not Request.STOP and file.is_file():
-        finish(session, file)
-        session.host.published(file)
+    if outcome.file is not None:
+        finish(session, outcome.file)
+        session.host.published(outcome.file)
     if outcome.request is Request.CONTINUE:
         session.recorder.done()  # last, so that a crash before it is made up for
     return outcome

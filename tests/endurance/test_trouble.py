@@ -18,7 +18,7 @@ from trainer import atomic
 from trainer.api.form import from_history
 from trainer.control import Control
 from trainer.errors import BadInput
-from trainer.events import Event, Notice, Saved, StepDone, ignore
+from trainer.events import Event, Notice, Saved, StepDone, fan_out, ignore
 from trainer.hosts.standalone import StandaloneHost
 from trainer.jobs.job import JobState
 from trainer.jobs.store import JobStore, QueueError
@@ -208,6 +208,54 @@ def test_one_process_at_a_time_trains_a_name(
         with pytest.raises(BadInput, match=f"process {os.getpid()} is already training 'hat'"):
             run_job(job(), host, control=Control(), sink=ignore)
         assert run_job(job(name="cap"), host, control=Control(), sink=ignore).steps == STEPS
+
+
+class OneOfTwo(StandaloneHost):
+    """A host that has its Lora folder in common with another one, and nothing else."""
+
+    def __init__(self, models: Path, output: Path, name: str) -> None:
+        super().__init__(models, output, "cpu")
+        self._logs = output.with_name(name)
+
+    @property
+    def log_dir(self) -> Path:
+        return self._logs
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_webuis_with_one_lora_folder_and_one_name(
+    overwrite: bool, job: Callable[..., JobSettings], tmp_path: Path
+) -> None:
+    """Both begin when there is no such file; the second to end keeps the other's."""
+    first, second = (OneOfTwo(tmp_path, tmp_path / "out", name) for name in ("first", "second"))
+    settings, events = job(overwrite=overwrite, save_preview=True), []
+    theirs = at_step(2, lambda: run_job(settings, first, control=Control(), sink=ignore))
+    outcome = run_job(settings, second, control=Control(), sink=fan_out(theirs, events.append))
+    file = first.output_dir / "hat.safetensors"
+    kept = {path.name for path in first.output_dir.glob("hat*") if "-step" not in path.name}
+    if overwrite:
+        assert outcome.file == file
+        assert kept == {"hat.safetensors", "hat.json", "hat.png"}
+        return
+    assert outcome.file == file.with_name("hat-2.safetensors")
+    assert kept == {f"hat{n}.{kind}" for n in ("", "-2") for kind in ("safetensors", "json", "png")}
+    ids = [kohya.load(path)[1]["ss_session_id"] for path in (file, outcome.file)]
+    assert ids[0] != ids[1]
+    told = (
+        "Another training has saved hat.safetensors meanwhile; this one becomes hat-2.safetensors"
+    )
+    assert Notice(f"{told}.safetensors") in events
+    assert [e.path for e in events if isinstance(e, Saved) and e.final] == [outcome.file]
+
+
+def test_a_run_that_was_stopped_and_saved_replaces_its_own_file(
+    job: Callable[..., JobSettings], host: StandaloneHost
+) -> None:
+    control = Control()
+    run_job(job(), host, control=control, sink=at_step(1, control.stop_and_save))
+    assert run_job(job(), host, control=Control(), sink=ignore, resume=True).steps == STEPS
+    found = {path.name for path in host.output_dir.glob("hat*.safetensors")}
+    assert found - {"hat-step00000002.safetensors"} == {"hat.safetensors"}
 
 
 def test_a_queue_on_a_full_disk_stays_as_it_was(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from trainer.control import Control
 from trainer.events import ignore
 from trainer.hosts.standalone import StandaloneHost
 from trainer.methods import addift
+from trainer.networks import kohya
 from trainer.run import run_job
 from trainer.settings.schema import parse
 from trainer.training.loop import Loop, LossFunction
@@ -56,6 +58,8 @@ CASES: dict[str, tuple[str, int, dict[str, object]]] = {
     "lora, noise": ("lora", 3, {"noise_offset": 0.1, "input_perturbation": 0.1}),
     "ileco": ("ileco", 3, {"pool_latents": "both"}),
     "difference, first pass": ("difference", 3, {}),
+    "difference, between the passes": ("difference", STEPS + 1, {}),
+    "difference, before the second pass's first state": ("difference", STEPS + 2, {}),
     "difference, second pass": ("difference", STEPS + 3, {}),
     "addift": ("addift", 4, {}),
     "multi_addift": ("multi_addift", 4, {}),
@@ -117,6 +121,33 @@ def test_the_file_is_the_same_to_the_byte(
     rows = [(out / "logs/r.csv").read_text() for out in (whole.parent, file.parent)]
     numbers = [[line.split(",")[:4] for line in text.splitlines()] for text in rows]
     assert numbers[0] == numbers[1]
+
+
+def test_a_seed_that_was_drawn_stays_though_no_state_was_saved(
+    jobs: dict[str, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # each run draws its own
+    host = StandaloneHost(tmp_path, tmp_path / "out", "cpu")
+    file = tmp_path / "out/r.safetensors"
+
+    def seeds(**changes: object) -> tuple[int, int]:
+        settings = parse({**jobs["lora"], "method": "lora", "name": "r", "overwrite": True})
+        with monkeypatch.context() as patched:
+            patched.setattr(Loop, "update", dying(1))
+            with pytest.raises(Died):
+                run_job(settings.replace(seed=-1), host, control=Control(), sink=ignore)
+        (noted,) = (tmp_path / "out/logs/states/r").iterdir()
+        drawn = json.loads(noted.read_text())["seed"]
+        settings = settings.replace(**changes)
+        run_job(settings, host, control=Control(), sink=ignore, resume=True)
+        assert not noted.exists()
+        return drawn, int(kohya.load(file)[1]["ss_seed"])
+
+    drawn, used = seeds(seed=-1)
+    assert used == drawn
+    again, used = seeds(seed=5)
+    assert again != drawn
+    assert used == 5
 
 
 def test_a_job_that_was_complete_is_not_done_again(

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 
+import pytest
+
 from trainer.events import PhaseStarted, StepDone
 from trainer.training.csv_log import COLUMNS, CsvLog
 
@@ -33,7 +35,7 @@ def test_one_row_a_step_at_once(tmp_path):
 def test_a_new_run_replaces_and_a_resumed_one_continues(tmp_path):
     path = tmp_path / "x.csv"
     CsvLog(path)(step(1))
-    CsvLog(path)(step(2))
+    CsvLog(path, goes_on=True)(step(2))
     assert [row["step"] for row in read(path)] == ["1", "2"]
     CsvLog(path)(step(1))
     assert [row["step"] for row in read(path)] == ["1"]
@@ -44,5 +46,15 @@ def test_steps_that_are_made_again_are_listed_once(tmp_path):
     log = CsvLog(path)
     for number in (1, 2, 3, 4):
         log(step(number))
-    CsvLog(path)(step(3))  # the last state was that of step 2
+    CsvLog(path, goes_on=True)(step(3))  # the last state was that of step 2
     assert [row["step"] for row in read(path)] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("died_after", [0, 1, 2])
+def test_a_second_pass_that_begins_again_leaves_the_first(tmp_path, died_after):
+    path = tmp_path / "x.csv"
+    log = CsvLog(path)
+    for number in (1, 2, 3, *range(1, died_after + 1)):
+        log(step(number))
+    CsvLog(path, goes_on=True)(step(1))
+    assert [row["step"] for row in read(path)] == ["1", "2", "3", "1"]

@@ -55,8 +55,14 @@ def changed(given: Sequence[str]) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def interruptible(control: Control) -> Iterator[None]:
-    """Ctrl-C saves and ends; a second one ends without saving; a third one at once."""
+def interruptible(control: Control, *, alone: bool = False) -> Iterator[None]:
+    """Ctrl-C saves and ends; a second one ends without saving; a third one at once.
+
+    Args:
+        alone: SIGTERM, with which a system takes its machine back, saves the state and ends.  It
+            stays as it is for several processes: torchrun ends with it what is left of a broken
+            team, which could not make another step.
+    """
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -68,10 +74,18 @@ def interruptible(control: Control) -> Iterator[None]:
         else:
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupted)
+    def ended(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        print("\nTold to end: stopping after this step and saving its state.", flush=True)
+        control.interrupt()
+
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, interrupted)}
+    if alone:
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, ended)
     try:
         yield
     except KeyboardInterrupt:
         raise SystemExit(CANCELLED) from None
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

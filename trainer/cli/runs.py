@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
+import sys
+from collections.abc import Sequence
 
 from ..control import Control, Request
 from ..events import ignore
@@ -20,6 +23,7 @@ def train(options: argparse.Namespace) -> int:
     from ..hosts.standalone import StandaloneHost
     from ..run import run_job, state_folder
     from ..training.distributed import joined
+    from ..training.state import StateFolder
 
     control = Control()
     with joined(options.device) as (team, device):
@@ -30,7 +34,7 @@ def train(options: argparse.Namespace) -> int:
         with (
             team.output_folder(options.out, states) as out,
             show_progress() as show,
-            interruptible(control),
+            interruptible(control, alone=team.size == 1),
         ):
             outcome = run_job(
                 settings,
@@ -39,7 +43,15 @@ def train(options: argparse.Namespace) -> int:
                 sink=show if team.leads else ignore,
                 resume=options.resume,
             )
+        if outcome.request is not Request.CONTINUE and team.leads and StateFolder(states).any():
+            print(f"To go on: {_going_on(options.given)}", file=sys.stderr)
     return DONE if outcome.request is Request.CONTINUE else CANCELLED
+
+
+def _going_on(given: Sequence[str]) -> str:
+    """The command that goes on from the last state of the one that was given."""
+    resume = [] if "--resume" in given else ["--resume"]
+    return shlex.join(["python", "-m", "trainer", *given, *resume])
 
 
 def check(options: argparse.Namespace) -> int:

@@ -24,12 +24,14 @@ COLUMNS = (
 class CsvLog:
     """A sink that writes one row for each step; every row is on the disk when its step is told.
 
-    A log of the same name is replaced when the first step of a new run arrives, and continued
-    when that step is not the first.  A log that cannot be written does not end a training.
+    A log of the same name is replaced when the first step of a new run arrives.  A log that cannot
+    be written does not end a training.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, goes_on: bool = False) -> None:
+        """Args: goes_on: from the state of an earlier run, whose rows up to there stay."""
         self.path = path
+        self._goes_on = goes_on
         self._started = False
         self._failed = False
 
@@ -48,16 +50,21 @@ class CsvLog:
 
     def _start(self, step: int) -> None:
         """Makes the table end before `step`: a training that goes on repeats the last steps."""
-        kept: list[str] = []
-        if step > 1 and self.path.exists():
-            lines = self.path.read_text("utf-8", errors="replace").splitlines()
-            numbers = [line.partition(",")[0] for line in lines]
-            # A second pass counts from 1 again: the last time that this step was reached, counts.
-            ends = [index + 1 for index, number in enumerate(numbers) if number == str(step - 1)]
-            kept = lines[1 : max(ends, default=1)]
+        kept = self._rows_before(step) if self._goes_on and self.path.exists() else []
         table = "".join(f"{line}\r\n" for line in (",".join(COLUMNS), *kept))
         write_bytes(self.path, table.encode("utf-8"))
         self._started = True
+
+    def _rows_before(self, step: int) -> list[str]:
+        """The table without its heading; a second pass counts from 1 again."""
+        rows = self.path.read_text("utf-8", errors="replace").splitlines()[1:]
+        numbers = [row.partition(",")[0] for row in rows]
+        if step == 1:  # it begins: what it may have done before it died comes again
+            second = [index for index, number in enumerate(numbers) if number == "1"][1:2]
+            return rows[: second[0]] if second else rows
+        # the last time that this step was reached, counts
+        ends = [index + 1 for index, number in enumerate(numbers) if number == str(step - 1)]
+        return rows[: max(ends, default=0)]
 
     @staticmethod
     def _row(event: StepDone) -> tuple[object, ...]:

@@ -29,7 +29,7 @@ Value = TypeVar("Value")
 
 LONGEST_WAIT = timedelta(minutes=30)
 """For the others, who may be saving or drawing, before they are given up."""
-REQUESTS = (Request.CONTINUE, Request.STOP_AND_SAVE, Request.STOP)
+REQUESTS = (Request.CONTINUE, Request.STOP_AND_SAVE, Request.INTERRUPT, Request.STOP)
 """From the mildest to the strongest: one process's request holds for all."""
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class Outcome:
     """The smoothed loss at the end."""
     request: Request
     """CONTINUE when every step was made, else what cut the run short."""
+    file: Path | None = None
+    """The result, where it was saved."""
 
 
 @dataclass(frozen=True)

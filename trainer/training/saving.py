@@ -46,8 +46,11 @@ def save(
     data: TrainingData | None,
     *,
     final: bool,
-) -> None:
-    """Saves the network as it is now, with the facts of the run.
+) -> Path:
+    """Saves the network as it is now, with the facts of the run; returns the file.
+
+    A result does not replace a file that another run has put in its place meanwhile, unless
+    files may be overwritten: it takes the next free name.
 
     Raises:
         BadInput: the result cannot be written to its place; it then says where it lies instead. A
@@ -58,6 +61,8 @@ def save(
     with loop.averaged():
         tensors = network.tensors(DTYPES[output.save_precision], strength)
     metadata = build_metadata(session.settings, run_facts(session, network, loop, data))
+    if final and path == session.plan.output_file and not output.overwrite:
+        path = _own_place(session, path)
     try:
         kohya.save(path, tensors, metadata)
     except BadInput as error:
@@ -66,6 +71,28 @@ def save(
         session.sink(Notice(f"This copy is missing: {error}"))
     else:
         session.sink(Saved(path, loop.step, final))
+    return path
+
+
+def _own_place(session: Session, path: Path) -> Path:
+    """`path`, or with the first number behind it under which no file of another run lies."""
+    number, place = 1, path
+    while place.exists() and not _of_this_run(session, place):
+        number += 1
+        place = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    if place != path:
+        what = f"Another training has saved {path.name} meanwhile; this one becomes {place.name}"
+        session.sink(Notice(what))
+    return place
+
+
+def _of_this_run(session: Session, file: Path) -> bool:
+    """Whether this run has saved that file: it may have been stopped there, and gone on."""
+    try:
+        _, metadata = kohya.load(file)
+    except BadInput:
+        return False
+    return metadata.get("ss_session_id") == str(session.beginning.session_id)
 
 
 def _rescued(

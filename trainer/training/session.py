@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -68,8 +69,14 @@ class Session:
         control: Control,
         sink: Sink,
         beginning: Beginning | None = None,
+        goes_on: bool = False,
     ) -> None:
-        """Draws what is random, unless the run goes on from `beginning`."""
+        """Draws what is random, unless it was drawn before.
+
+        Args:
+            beginning: what an earlier part of the run has drawn.
+            goes_on: the run has made steps before, so that its log is continued.
+        """
         self.settings = settings
         self.plan = plan
         self.model = model
@@ -95,7 +102,7 @@ class Session:
         """Looks at the network whose file is the result, after every step."""
         self.sink = sink
         if settings[OutputSettings].log_csv:
-            log = CsvLog(host.log_dir / f"{settings[OutputSettings].name}.csv")
+            log = CsvLog(host.log_dir / f"{settings[OutputSettings].name}.csv", goes_on=goes_on)
             self.sink = fan_out(sink, log)
 
     @property
@@ -190,15 +197,22 @@ class Session:
             outcome = loop.run(loss, control=self.control, sink=self.sink, after_step=after_step)
         if outcome.steps == 0:
             raise Stopped
-        if self.recorder is not None and outcome.request is not Request.CONTINUE:
-            self.recorder.at_stop()
+        noted = outcome.request is not Request.CONTINUE and self._note_state(outcome.request)
         network.end_dropout()
         loop.end()
-        if outcome.request is Request.STOP:
-            self.sink(Notice(f"Stopped after step {outcome.steps}; nothing more was saved"))
+        if outcome.request in (Request.STOP, Request.INTERRUPT):
+            kept = "its state was saved, so that it can go on" if noted else "nothing was saved"
+            self.sink(Notice(f"Stopped after step {outcome.steps}; {kept}"))
         elif saving.at_end or outcome.request is Request.STOP_AND_SAVE:
-            save(self, network, saving.file, loop, data, final=True)
+            file = save(self, network, saving.file, loop, data, final=True)
+            if saving.file == self.plan.output_file:
+                return replace(outcome, file=file)
         return outcome
+
+    def _note_state(self, request: Request) -> bool:
+        """Whether a job that ends early can go on later."""
+        always = request is Request.INTERRUPT
+        return self.recorder is not None and self.recorder.at_stop(always=always)
 
     def _after_step(
         self,

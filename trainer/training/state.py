@@ -32,6 +32,7 @@ VERSION = 1
 HEADER = "trainyard_state"
 NETWORK, OPTIMIZER, RANDOM = "network.", "optimizer.", "random"
 _STEM = r"state-(\d+)-(\d+)"
+BEGINNING_FILE = "beginning.json"
 _FILE = re.compile(rf"{_STEM}\.safetensors")
 
 
@@ -127,12 +128,33 @@ class StateFolder:
                 log.warning("%s", error)
         return None
 
+    def any(self) -> bool:
+        """Whether a state lies here, readable or not."""
+        return bool(self._files())
+
+    def begin(self, beginning: Beginning) -> None:
+        """Notes what a run has drawn, for the time before its first state; if it can be written."""
+        text = json.dumps(dataclasses.asdict(beginning))
+        with contextlib.suppress(OSError):
+            write_bytes(self._beginning, text.encode("ascii"))
+
+    def beginning(self) -> Beginning | None:
+        """What a run noted here that came to no state; None where there is nothing to read."""
+        try:
+            return Beginning(**json.loads(self._beginning.read_text("ascii")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    @property
+    def _beginning(self) -> Path:
+        return self.folder / BEGINNING_FILE
+
     def clear(self) -> None:
         """Removes every state, the oldest first, and the folder when nothing else lies in it."""
-        for path in self._files():
+        for path in (*self._files(), self._beginning):
             with contextlib.suppress(OSError):
                 path.unlink()
-        sweep(self.folder, re.compile(_STEM))
+        sweep(self.folder, re.compile(f"{_STEM}|{self._beginning.stem}"))
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
@@ -225,18 +247,23 @@ class Recorder:
             check()
             self._try_to_write()
 
-    def at_stop(self) -> None:
-        """Writes a state, so that a stopped job can go on later."""
-        if self._every_steps or self._every_s:
-            self._try_to_write()
+    def at_stop(self, *, always: bool = False) -> bool:
+        """Writes a state, so that a stopped job can go on later; whether there is one now.
 
-    def _try_to_write(self) -> None:
+        Args:
+            always: also where states are switched off.
+        """
+        return bool(always or self._every_steps or self._every_s) and self._try_to_write()
+
+    def _try_to_write(self) -> bool:
         """A disk that is full does not end the training."""
         self._written_s = time.monotonic()
         try:
             self.write()
         except StateError as error:
             log.warning("%s", error)
+            return False
+        return True
 
     def write(self) -> None:
         """Writes the state of now.
