@@ -201,7 +201,9 @@ class Session:
         network.end_dropout()
         loop.end()
         if outcome.request in (Request.STOP, Request.INTERRUPT):
-            kept = "its state was saved, so that it can go on" if noted else "nothing was saved"
+            kept = (
+                "its state was saved, so that it can go on" if noted else "nothing more was saved"
+            )
             self.sink(Notice(f"Stopped after step {outcome.steps}; {kept}"))
         elif saving.at_end or outcome.request is Request.STOP_AND_SAVE:
             file = save(self, network, saving.file, loop, data, final=True)
