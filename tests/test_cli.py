@@ -92,11 +92,13 @@ def test_same_seed_same_file_other_seed_another(job, tmp_path):
 
 
 def test_gradient_checkpointing_trains_the_same(job, tmp_path):
-    for name, on in (("a", False), ("b", True)):
-        assert cli.main(["train", *job(name=name, gradient_checkpointing=on)]) == status.DONE
-    a, b = (kohya.load(tmp_path / "out" / f"{n}.safetensors")[0] for n in "ab")
+    for name, parts in (("a", ""), ("b", "attention"), ("c", "all")):
+        on = {"gradient_checkpointing": True, "checkpointed_parts": parts} if parts else {}
+        assert cli.main(["train", *job(name=name, **on)]) == status.DONE
+    a, b, c = (kohya.load(tmp_path / "out" / f"{n}.safetensors")[0] for n in "abc")
     for name in a:
         torch.testing.assert_close(a[name].float(), b[name].float(), atol=1e-4, rtol=1e-2)
+        torch.testing.assert_close(a[name].float(), c[name].float(), atol=1e-4, rtol=1e-2)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

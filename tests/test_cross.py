@@ -40,6 +40,7 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "base_precision": ("fp32", "bf16", *(("fp16",) if HAS_FP16 else ()), *STORAGES),
     "network_precision": ("fp32", "bf16", "fp16"),
     "gradient_checkpointing": ("off", "on"),
+    "checkpointed_parts": ("attention", "all"),
 }
 Row = tuple[str, ...]
 Pair = tuple[tuple[int, str], tuple[int, str]]

@@ -15,7 +15,7 @@ from trainer.control import Control
 from trainer.events import Event, StepDone
 from trainer.hosts.standalone import StandaloneHost
 from trainer.networks import kohya
-from trainer.run import OutOfMemory, run_job
+from trainer.run import OutOfMemory, out_of_memory, run_job
 from trainer.settings.schema import JobSettings, parse
 
 
@@ -115,6 +115,20 @@ def test_memory_that_runs_out_is_answered(host, pictures, monkeypatch, error) ->
     for cure in ("gradient_checkpointing", "batch_size from 4", "base_precision", "image_size_px"):
         assert cure in said
     assert ("2.00 GiB" in said) is ("2.00 GiB" in str(error))
+
+
+@pytest.mark.parametrize(
+    ("on", "parts", "cure"),
+    [
+        (False, "attention", "switch gradient_checkpointing on"),
+        (True, "attention", "set checkpointed_parts to all"),
+        (True, "all", None),
+    ],
+)
+def test_checkpointing_is_advised_step_by_step(pictures, on, parts, cure) -> None:
+    settings = job(pictures, gradient_checkpointing=on, checkpointed_parts=parts)
+    said = out_of_memory(settings, MemoryError())
+    assert cure in said if cure else "checkpoint" not in said
 
 
 def test_other_errors_pass(host, pictures, monkeypatch) -> None:

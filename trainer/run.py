@@ -189,6 +189,8 @@ def out_of_memory(settings: JobSettings, error: BaseException) -> str:
     advice = []
     if not values.get("gradient_checkpointing"):
         advice.append("switch gradient_checkpointing on")
+    elif values.get("checkpointed_parts") != "all":
+        advice.append("set checkpointed_parts to all")
     batch_size = settings[TrainingSettings].batch_size
     if batch_size > 1:
         advice.append(

@@ -64,6 +64,21 @@ def test_the_command_prints_and_writes_rows(model, tmp_path, monkeypatch, capsys
     assert "busy" in capsys.readouterr().out
 
 
+def test_checkpointing_is_compared_with_a_plain_step_where_activations_count(
+    model, monkeypatch, capsys
+):
+    monkeypatch.setitem(bench.MODELS, "world", lambda device, precision: model)
+    given = ["--checkpoint", "world", "--only", "lora-checkpointing", "--rounds", "1"]
+    assert cli.main(["bench", *given, "--size", "64", "--size", "128", "--device", "cpu"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    measured = [line[:2] for line in lines if line[1:3] == ["world", "256"]]
+    assert measured == [["lora", "world"], ["lora-checkpointing", "world"]]
+    (compared,) = (line for line in lines if line[:3] == ["lora-checkpointing", "/", "lora,"])
+    assert compared[3:5] == ["world", "256"]
+    assert float(compared[6]) > 0  # x the computing time
+    assert 0.1 < float(compared[11]) < 0.9  # x the peak memory
+
+
 def test_a_work_that_is_unknown_is_refused(capsys):
     assert cli.main(["bench", "--only", "lorra"]) == status.BAD_INPUT
     assert "there is no lorra" in capsys.readouterr().err

@@ -101,6 +101,7 @@ def test_a_velocity_with_zero_terminal_snr_is_trained_and_drawn(
         prediction_type="v_prediction",
         zero_terminal_snr="on",
         gradient_checkpointing=True,
+        checkpointed_parts="all",
         blocks="BASE,M00",
     )
     assert outcome.steps == 3

@@ -5,6 +5,7 @@ The model lies on the meta device: every operation gives a shape and no numbers.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from trainer.settings.groups import BLOCKS
 
 UNITS = ("ResnetBlock2D", "BasicTransformerBlock")
 """What diffusers computes again as a whole under gradient checkpointing."""
+MIDDLE = "mid_block."
+"""Where the name of what is left alone, if attention is checkpointed, begins."""
 
 
 class FusedAttention(torch.autograd.Function):
@@ -36,8 +39,8 @@ class FusedAttention(torch.autograd.Function):
 
 def kept_bytes(
     unet: UNet2DConditionModel, family: str, cells: int, patch: pytest.MonkeyPatch
-) -> tuple[int, int]:
-    """Bytes kept by one sample of `cells` x `cells` latents: of all, and with checkpointing."""
+) -> dict[str, int]:
+    """Bytes kept by a sample of `cells` x `cells` latents, by the checkpointed parts ("": none)."""
     patch.setattr(
         torch.nn.functional,
         "scaled_dot_product_attention",
@@ -55,9 +58,10 @@ def kept_bytes(
     network = Network(targets, "lierla", Sizes(1, 1.0), dtype=unet.dtype, device="meta")
     weights = {p.untyped_storage()._cdata for p in (*unet.parameters(), *network.parameters())}
     seen: dict[int, Tensor] = {}
-    by_unit: dict[int, int] = {}
-    inputs: list[int] = []
-    current: list[int] = [0]
+    by_unit: dict[str, int] = {}
+    inputs: dict[str, int] = {}
+    current: list[str] = [""]
+    names = {id(module): name for name, module in unet.named_modules()}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -67,8 +71,8 @@ def kept_bytes(
         return tensor
 
     def enter(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        current.append(id(module))
-        inputs.append(given[0].nbytes)
+        current.append(names[id(module)])
+        inputs[current[-1]] = given[0].nbytes
 
     def leave(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         current.pop()
@@ -86,6 +90,12 @@ def kept_bytes(
         added = {"added_cond_kwargs": sizes}
     with network, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         unet(latents, torch.empty(1, device="meta"), context, **added)
-    everything = sum(by_unit.values())
-    outside = by_unit.pop(0, 0)
-    return everything, outside + sum(inputs) + max(by_unit.values())
+    attention = {n for n in inputs if ".transformer_blocks." in n and not n.startswith(MIDDLE)}
+
+    def kept(again: Collection[str]) -> int:
+        """What is computed again keeps its input, and all of it in its turn."""
+        rest = sum(size for name, size in by_unit.items() if name not in again)
+        most = max((by_unit.get(name, 0) for name in again), default=0)
+        return rest + sum(inputs[name] for name in again) + most
+
+    return {"": kept(()), "attention": kept(attention), "all": kept(inputs)}

@@ -27,10 +27,12 @@ def test_what_a_step_keeps(family: str, half: bool, monkeypatch: pytest.MonkeyPa
     with torch.device("meta"):
         unet = UNet2DConditionModel(**FULL_UNETS[family])
     unet = unet.to(torch.bfloat16 if half else torch.float32)
-    everything, checkpointed = kept_bytes(unet, family, CELLS, monkeypatch)
+    kept = kept_bytes(unet, family, CELLS, monkeypatch)
     costs = COSTS[family]
-    assert everything / CELLS**2 == pytest.approx(costs.kept_bytes[half], rel=0.02)
-    assert checkpointed / CELLS**2 == pytest.approx(costs.kept_bytes_checkpointed[half], rel=0.02)
+    assert kept[""] / CELLS**2 == pytest.approx(costs.kept_bytes[half], rel=0.02)
+    for parts, expected in costs.kept_bytes_checkpointed.items():
+        assert kept[parts] / CELLS**2 == pytest.approx(expected[half], rel=0.02)
+        assert kept[parts] < 0.5 * kept[""]
 
 
 @pytest.mark.parametrize("family", NAMES)
@@ -72,7 +74,9 @@ def test_what_it_adds_up() -> None:
         MARGIN * 510_000 * 128**2 / 2**20
     )
     assert peak_mb(job(), found, [(512, 512), (512, 768)]) < whole
-    assert peak_mb(job(gradient_checkpointing=True), found) < 0.7 * whole
+    some = peak_mb(job(gradient_checkpointing=True), found)
+    assert peak_mb(job(gradient_checkpointing=True, checkpointed_parts="all"), found) < some
+    assert some < 0.7 * whole
     assert peak_mb(job(base_precision="fp32"), found) > 1.5 * whole
     eight = MARGIN * 2_567_463_684 / 2**20
     assert whole - peak_mb(job(base_precision="fp8"), found) < eight  # a CPU keeps more in fp32

@@ -13,11 +13,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from transformers.models.clip import modeling_clip
 
+from tests.conftest import tiny_tensors
 from trainer.control import Control
 from trainer.events import ignore
 from trainer.hosts.standalone import StandaloneHost
+from trainer.models.families import FAMILIES, Family
 from trainer.models.layout import lay_out
-from trainer.models.model import DiffusionModel
+from trainer.models.model import DiffusionModel, assemble_model
 from trainer.networks.network import Network
 from trainer.networks.sizes import Sizes
 from trainer.networks.targets import find_targets
@@ -30,6 +32,7 @@ from trainer.training.memory import gradient_checkpointing
 
 STEPS = 3
 ALL = BLOCKS[1:]
+BLOCK, RESNET = "BasicTransformerBlock", "ResnetBlock2D"
 OUT = tuple(block for block in BLOCKS if block.startswith("OUT"))
 
 
@@ -152,9 +155,47 @@ def test_nothing_is_kept_below_the_first_trained_layer(model: DiffusionModel) ->
     assert kept_mb(model, ALL)[0] > 0
 
 
-def test_checkpointing_keeps_less_than_half(model: DiffusionModel) -> None:
+def calls(model: DiffusionModel, parts: str) -> dict[str, int]:
+    """How often each block of the UNet runs in a step, by its name."""
+    counted: dict[str, int] = {}
+    handles = []
+    for name, module in model.unet.named_modules():
+        if type(module).__name__ in (BLOCK, RESNET):
+
+            def note(*_: object, name: str = name) -> None:
+                counted[name] = counted.get(name, 0) + 1
+
+            handles.append(module.register_forward_pre_hook(note))
+    family = model.family
+    targets = find_targets(model.unet, [], family=family.name, blocks=family.blocks[1:])
+    with Network(targets, "lierla", Sizes(2, 2.0)), gradient_checkpointing(model, parts):
+        latents, told = torch.randn(1, 4, 8, 8), model.encode_prompts([""])
+        model.denoise(latents, torch.tensor([500]), told).sum().backward()
+    for handle in handles:
+        handle.remove()
+    return counted
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_what_checkpointing_computes_twice(family: Family) -> None:
+    """How much that keeps is counted at full size, in test_estimate.py."""
+    model = assemble_model(tiny_tensors(family), family, device=torch.device("cpu"))
+    some, everything = calls(model, "attention"), calls(model, "all")
+    for name in some:
+        attends = "transformer_blocks" in name
+        assert some[name] == (2 if attends and not name.startswith("mid") else 1), name
+        assert everything[name] == 2 or not attends, name
+    resnets = [name for name in everything if "resnets" in name]
+    first = "down_blocks.0.resnets.0"  # nothing is trained before it, so that it keeps nothing
+    assert everything[first] == 1
+    assert sum(everything[name] == 2 for name in resnets) > 0.7 * len(resnets)
+    assert not model.unet.training
+    assert not model.unet.is_gradient_checkpointing
+
+
+def test_checkpointing_everything_keeps_less_than_half(model: DiffusionModel) -> None:
     _, without = kept_mb(model, ALL)
-    with gradient_checkpointing(model):
+    with gradient_checkpointing(model, "all"):
         _, with_it = kept_mb(model, ALL)
     assert with_it < 0.5 * without
 

@@ -27,7 +27,7 @@ RATE_STEPS = 100_000
 """More would keep the server busy for too long."""
 MATTERS = (
     *("method", "checkpoint", "image_size_px", "batch_size", "gradient_accumulation_steps"),
-    *("base_precision", "gradient_checkpointing", "network", "blocks"),
+    *("base_precision", "gradient_checkpointing", "checkpointed_parts", "network", "blocks"),
 )
 """What makes a step slow or fast."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from .works import WORKS
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,19 @@ def table(rows: Iterable[Row]) -> str:
     lines = [[heading for heading, _, _ in COLUMNS], *map(cells, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
     return "\n".join(aligned(line, widths) for line in lines)
+
+
+def comparisons(rows: Sequence[Row]) -> Iterator[str]:
+    """A line for each work that is compared with another one, which was measured as well."""
+    found = {(row.checkpoint, row.size_px, row.work): row for row in rows}
+    for row in rows:
+        other = found.get((row.checkpoint, row.size_px, WORKS[row.work].against))
+        if other is not None:
+            yield (
+                f"{row.work} / {other.work}, {row.checkpoint} {row.size_px} px:"
+                f" {row.busy_ratio / other.busy_ratio:.2f} x the computing time,"
+                f" {row.peak_mb / other.peak_mb:.2f} x the peak memory"
+            )
 
 
 def cells(row: Row) -> list[str]:

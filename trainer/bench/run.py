@@ -54,9 +54,19 @@ def measure_all(
     for name, sizes in places:
         model = MODELS[name](setup.device, setup.precision)
         plain = plain_unet(model.unet)
-        for size_px in sizes:
-            for work in names:
-                yield measure(WORKS[work], model, plain, name, size_px, setup)
+        for work, size_px in _due([WORKS[name] for name in names], sizes):
+            yield measure(work, model, plain, name, size_px, setup)
+
+
+def _due(works: Sequence[Work], sizes: Iterable[int]) -> list[tuple[Work, int]]:
+    """What is measured, each once; what a work is compared with comes before it."""
+    due: dict[tuple[str, int], Work] = {}
+    for size_px in sizes:
+        for work in works:
+            at_px = max(size_px, work.least_px)
+            for name in filter(None, (work.against, work.name)):
+                due.setdefault((name, at_px), WORKS[name])
+    return [(work, size_px) for (_, size_px), work in due.items()]
 
 
 def measure(

@@ -15,6 +15,8 @@ from ..settings.schema import JobSettings, parse
 
 UNET_BLOCKS = ",".join(block for block in BLOCKS if block != "BASE")
 OUT_BLOCKS = ",".join(block for block in BLOCKS if block.startswith("OUT"))
+ACTIVATIONS_PX = 256
+"""From here on they take more memory than what convolutions need on the side."""
 PICTURES = 4
 POOL_SIZE, WHOLE_POOL = 128, ConceptPoolSettings().pool_size
 """Labels that iLECO's pool is measured on, and those of a job, which take time in proportion."""
@@ -30,6 +32,10 @@ class Work:
     values: Mapping[str, object] = field(default_factory=dict)
     passes: int = 1
     """Of the method; the last is measured."""
+    against: str = ""
+    """Another work that it is compared with."""
+    least_px: int = 0
+    """Smaller sizes would show nothing of it."""
 
 
 WORKS: dict[str, Work] = {
@@ -45,6 +51,8 @@ WORKS: dict[str, Work] = {
             "lora-checkpointing",
             "LoRA, gradient checkpointing",
             values={"gradient_checkpointing": True},
+            against="lora",
+            least_px=ACTIVATIONS_PX,
         ),
         Work(
             "ileco",

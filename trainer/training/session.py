@@ -308,6 +308,8 @@ class Session:
         with ExitStack() as stack:
             if self.model.device.type == "cpu":
                 stack.enter_context(kept_memory())
-            if self.settings[TrainingSettings].gradient_checkpointing:
-                stack.enter_context(gradient_checkpointing(self.model))
+            training = self.settings[TrainingSettings]
+            if training.gradient_checkpointing:
+                parts = training.checkpointed_parts
+                stack.enter_context(gradient_checkpointing(self.model, parts))
             yield
