@@ -60,7 +60,10 @@ class ForgeLender:
 
     def load(self, info: Any) -> None:
         """See `Lender.load`; when it fails, no checkpoint is loaded."""
-        shared.opts.data["sd_model_checkpoint"] = info.title
+        chosen, live = self.chosen(), self.live()
+        loaded = live is not None and live.sd_checkpoint_info.filename == info.filename
+        if chosen is not None or not loaded:  # reForge loads the first file without a choice
+            shared.opts.data["sd_model_checkpoint"] = info.title
         try:
             self._reload(info)
         except Exception as error:
