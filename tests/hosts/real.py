@@ -1,8 +1,8 @@
 """A real webui in a process of its own, for the tests marked `webui`.
 
-Set WEBUI_DIR to a checkout of AUTOMATIC1111's webui 1.10.1 or of Forge, and WEBUI_PYTHON to the
-Python of its environment (with diffusers); the embedded checkpoint is put into a data folder of
-its own.
+Set WEBUI_DIR to a checkout of AUTOMATIC1111's webui 1.10.1, of Forge or of reForge, and
+WEBUI_PYTHON to the Python of its environment (with diffusers); the embedded checkpoint is put into
+a data folder of its own.
 """
 
 from __future__ import annotations
@@ -35,11 +35,20 @@ OTHER = "z-world"
 WIDTH = 64
 """Of the embedded checkpoint's text encoder."""
 START_S, JOB_S = 600, 3600
-FORGE = Path(WEBUI_DIR, "backend/memory_management.py").is_file()
+
+
+def kind(source: Path) -> str:
+    """Which webui a checkout is: "A1111", "Forge" or "reForge"."""
+    if (source / "backend/memory_management.py").is_file():
+        return "Forge"
+    return "reForge" if (source / "ldm_patched").is_dir() else "A1111"
+
+
+KIND = kind(Path(WEBUI_DIR))
 ON_CPU = (
-    ("--always-cpu",)
-    if FORGE
-    else ("--use-cpu", "all", "--no-half", "--precision", "full", "--do-not-download-clip")
+    ("--use-cpu", "all", "--no-half", "--precision", "full", "--do-not-download-clip")
+    if KIND == "A1111"
+    else ("--always-cpu", "--gradio-allowed-path", WEBUI_DIR)  # with Gradio 4 for its own scripts
 )
 FLAGS = (
     *ON_CPU,

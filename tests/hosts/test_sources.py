@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hosts.real import kind
 from trainer.models.prompts import parse
 
 NAMED = os.environ.get("WEBUI_SOURCES", "") or os.environ.get("WEBUI_DIR", "")
@@ -88,12 +89,6 @@ ATTRIBUTES = {
         " sd_model.current_lora_hash clip_g.text_projection sd_model.sd_checkpoint_info",
     },
 }
-
-
-def kind(source: Path) -> str:
-    if (source / "backend/memory_management.py").is_file():
-        return "Forge"
-    return "reForge" if (source / "ldm_patched").is_dir() else "A1111"
 
 
 @cache
