@@ -83,7 +83,7 @@ class LatentDataset:
         missing = [view for view in distinct if view not in self._latents]
         total, known = len(distinct), len(distinct) - len(missing)
         problems: list[Problem] = []
-        with contextlib.closing(map_in_order(_decode, _by_picture(missing))) as decoded:
+        with contextlib.closing(map_in_order(_decode, by_picture(missing))) as decoded:
             for found in decoded:
                 if isinstance(found, tuple):
                     problems += found
@@ -282,7 +282,7 @@ class _Encoder:
         self.done += len(waiting)
 
 
-def _by_picture(views: Sequence[View]) -> list[list[View]]:
+def by_picture(views: Sequence[View]) -> list[list[View]]:
     """Distinct views, those of one picture together, in the order of their first appearance."""
     found: dict[str, list[View]] = defaultdict(list)
     for view in dict.fromkeys(views):

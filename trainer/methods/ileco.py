@@ -16,6 +16,7 @@ from ..settings.groups import (
     TrainingSettings,
 )
 from ..settings.groups.concept import PLACE
+from ..training.distributed import current_team
 from ..training.encoding import frozen_encoder, prompt_encoder
 from ..training.holding import answered
 from ..training.labels import (
@@ -118,5 +119,6 @@ def pool(
         original, label = pairs[number % len(pairs)]
         questions.append(Question(original, label, drawn(shown(number, original, label))))
     holding = held_questions(held, kept, drawn) if held else []
-    frozen = FrozenModel(session.model, frozen_encoder(session, known, webui_syntax=True))
+    encode = frozen_encoder(session, known, webui_syntax=True)
+    frozen = FrozenModel(session.model, encode, current_team())
     return answered(session, frozen, [(questions, 1 - share), (holding, share)], session.generator)

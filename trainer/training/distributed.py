@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -107,6 +107,49 @@ class Team:
         for parameter, gradient, summed in zip(parameters, gradients, sums, strict=True):
             parameter.grad = gradient.copy_(summed.view_as(gradient))
         return total[0]
+
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        """Which of the flags any process has set; all give equally many.
+
+        Raises:
+            TeamBroken: another process has ended.
+        """
+        if self.size == 1:
+            return list(flags)
+        message = torch.tensor(flags, dtype=torch.uint8)
+        with self._together():
+            dist.all_reduce(message, dist.ReduceOp.MAX)
+        return message.bool().tolist()
+
+    def gathered(self, held: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        """What all processes hold, each under keys of its own; tensors on the CPU.
+
+        Raises:
+            TeamBroken: another process has ended.
+        """
+        if self.size == 1:
+            return dict(held)
+        parts: list[dict[int, torch.Tensor]] = [{} for _ in range(self.size)]
+        with self._together():
+            dist.all_gather_object(parts, dict(held))
+        return {key: tensor for part in parts for key, tensor in part.items()}
+
+    def in_parts(
+        self, like: torch.Tensor, size: int, compute: Callable[[slice], torch.Tensor]
+    ) -> torch.Tensor:
+        """A tensor of the shape of `like`, computed `size` rows at once by one process or another.
+
+        Raises:
+            TeamBroken: another process has ended.
+        """
+        rows = torch.zeros_like(like)
+        parts = [slice(first, first + size) for first in range(0, len(like), size)]
+        for part in parts[self.rank :: self.size]:
+            rows[part] = compute(part)
+        if self.size > 1:
+            with self._together():
+                dist.all_reduce(rows)
+        return rows
 
     @torch.no_grad()
     def same_weights(self, parameters: Sequence[torch.nn.Parameter]) -> None:

@@ -11,6 +11,7 @@ from ..data.batches import BatchOrder, LatentDataset
 from ..data.masks import load_masks
 from ..data.pairs import load_mask
 from ..data.variants import CaptionVariants
+from ..data.views import View
 from ..events import PhaseProgress, PhaseStarted
 from ..models.prompts import split, truncated
 from ..models.text import (
@@ -28,6 +29,8 @@ from ..settings.groups import (
     PriorSettings,
     TrainingSettings,
 )
+from .distributed import current_team
+from .sharing import share_pictures
 from .training_data import PairData, PictureData
 
 if TYPE_CHECKING:
@@ -48,15 +51,8 @@ def encode_images(session: Session) -> PictureData:
         Stopped: the user ended the job meanwhile.
     """
     training = session.settings[TrainingSettings]
-    session.sink(PhaseStarted("Encoding pictures", len(set(session.plan.views))))
-    dataset = LatentDataset(
-        session.plan.views,
-        session.model.encode_pixels,
-        encode_batch_size=VAE_BATCH_SIZE,
-        latents=session.caches.latents(session.plan.views),
-        unreadable=session.settings[PictureSettings].unreadable,
-        progress=_progress(session),
-    )
+    unreadable = session.settings[PictureSettings].unreadable
+    dataset = _encoded(session, session.plan.views, unreadable)
     order = BatchOrder(dataset.frames_px, training.batch_size, session.seed)
     captions = session.settings.get(CaptionSettings)
     masks = session.settings.get(PictureMaskSettings)
@@ -89,19 +85,31 @@ def encode_pairs(session: Session) -> PairData:
     pairs = session.plan.pairs
     masks = tuple(load_mask(pair, session.settings[MaskSettings]) for pair in pairs)
     views = [pair.original for pair in pairs] + [pair.target for pair in pairs]
-    session.sink(PhaseStarted("Encoding pictures", len(set(views))))
-    dataset = LatentDataset(
-        views,
-        session.model.encode_pixels,
-        encode_batch_size=VAE_BATCH_SIZE,
-        latents=session.caches.latents(views),
-        progress=_progress(session),
-    )
+    dataset = _encoded(session, views, "stop")
     batch_size = session.settings[TrainingSettings].batch_size
     # Fewer pairs than a batch holds come several times in it, each with noise of its own.
     times = -(-batch_size // len(pairs))
     order = BatchOrder(dataset.frames_px[: len(pairs)] * times, batch_size, session.seed)
     return PairData(dataset, order, masks)
+
+
+def _encoded(session: Session, views: Sequence[View], unreadable: str) -> LatentDataset:
+    """The latents of views; in a team each process encodes a part of them."""
+    session.sink(PhaseStarted("Encoding pictures", len(set(views))))
+    latents = session.caches.latents(views)
+
+    def encode(some: Sequence[View]) -> LatentDataset:
+        return LatentDataset(
+            some,
+            session.model.encode_pixels,
+            encode_batch_size=VAE_BATCH_SIZE,
+            latents=latents,
+            unreadable=unreadable,
+            progress=_progress(session),
+        )
+
+    share_pictures(current_team(), views, latents, encode, VAE_BATCH_SIZE)
+    return encode(views)
 
 
 def _progress(session: Session) -> Callable[[int, int], None]:

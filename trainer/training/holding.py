@@ -18,6 +18,7 @@ from ..settings.groups import (
     SizeSettings,
     TrainingSettings,
 )
+from .distributed import current_team
 from .encoding import frozen_encoder
 from .labels import (
     FrozenModel,
@@ -114,7 +115,8 @@ def held_batches(session: Session) -> PoolBatches | None:
     )
     questions = held_questions(prompts, count, lambda prompt: guided(prompt, pool.pool_guidance))
     emphasis = session.settings.get(CaptionSettings).caption_emphasis
-    frozen = FrozenModel(session.model, frozen_encoder(session, prompts, webui_syntax=emphasis))
+    encode = frozen_encoder(session, prompts, webui_syntax=emphasis)
+    frozen = FrozenModel(session.model, encode, current_team())
     generator = torch.Generator(session.model.device).manual_seed(session.seed)
     return PoolBatches(
         answered(session, frozen, [(questions, 1.0)], generator, usual_frame(session.plan.frames)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
@@ -14,6 +15,7 @@ from ..diffusion.timesteps import sample_timesteps
 from ..diffusion.trajectory import trajectory
 from ..models.model import DiffusionModel
 from ..models.text import Conditioning
+from .distributed import Team
 
 Encode = Callable[[Sequence[str]], Conditioning]
 Mix = Mapping[str, float]
@@ -74,11 +76,18 @@ class Question:
 class FrozenModel:
     """Asks the model, without a graph and in batches of a size that fits the memory."""
 
-    def __init__(self, model: DiffusionModel, encode: Encode) -> None:
+    def __init__(
+        self,
+        model: DiffusionModel,
+        encode: Encode,
+        team: Team = Team(),  # noqa: B008
+    ) -> None:
+        """Args: team: processes that all ask the same, and answer it in turns."""
         self.model = model
         self.encode = encode
+        self.team = team
         self.passes = 0
-        """Samples that went through the UNet."""
+        """Samples that went through this process's UNet."""
 
     @torch.no_grad()
     def predict(
@@ -89,14 +98,13 @@ class FrozenModel:
         framings: Sequence[Framing] | None = None,
     ) -> torch.Tensor:
         """The frozen predictions [n, c, h, w] for latents, timesteps [n] and prompts (n)."""
-        size = at_once(latents)
-        self.passes += len(latents)
-        parts = []
-        for first in range(0, len(latents), size):
-            some = slice(first, first + size)
+
+        def answer(some: slice) -> torch.Tensor:
+            self.passes += len(latents[some])
             told = self.encode(prompts[some]).framed(None if framings is None else framings[some])
-            parts.append(self.model.denoise(latents[some], timesteps[some], told))
-        return torch.cat(parts)
+            return self.model.denoise(latents[some], timesteps[some], told)
+
+        return self.team.in_parts(latents, at_once(latents), answer)
 
     def mixed(
         self, latents: torch.Tensor, timesteps: torch.Tensor, *wanted: Sequence[Mix | None]
@@ -154,9 +162,14 @@ def ask(
     def noise(count: int) -> torch.Tensor:
         return torch.randn(count, channels, *size, generator=generator, device=model.device)
 
-    for part in _parts([q for q in questions if q.drawn is None], size):
-        at = sample_timesteps(len(part), *timesteps, generator=generator)
-        yield _answered(frozen, part, noise(len(part)), at)
+    plain = list(_parts([q for q in questions if q.drawn is None], size))
+    for first in range(0, len(plain), frozen.team.size):  # a part for each process
+        parts = plain[first : first + frozen.team.size]
+        at, noises = [], []
+        for part in parts:
+            at.append(sample_timesteps(len(part), *timesteps, generator=generator))
+            noises.append(noise(len(part)))
+        yield _answered(frozen, list(chain(*parts)), torch.cat(noises), torch.cat(at))
     for part in _parts([q for q in questions if q.drawn is not None], size):
         yield from _on_their_way(
             frozen, part, noise(len(part)), timesteps=timesteps, steps=steps, generator=generator
