@@ -140,12 +140,13 @@ PROMPTS = (
     r"a \(b\) \[c\] \\ \d (x\))",
     "(((a)", "a)) b]", "[[x:1.2)", "(a:1.5 ) : b", "a BREAK b  BREAK (c:.5)", "(:1.2)", "", " ",
     "(a [b) c]", "a:1.2) b", "((a:2):0.5)", "BREAKFAST BREAK", "(a, b:-1)",
+    "(a BREAK b)", "[BREAK a] (b:-1)BREAK", "((BREAK)) c BREAK BREAK d", r"(a \BREAK b",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 def test_prompts_are_read_as_by_the_webuis_parser(source: Path) -> None:
-    """Its function alone is run; an emphasised BREAK, which it takes for a word, is left out."""
+    """Its function alone is run."""
     wanted = {"re_attention", "re_break", "parse_prompt_attention"}
     tree = ast.parse((source / "modules/prompt_parser.py").read_text("utf-8"))
     kept = [

@@ -38,6 +38,8 @@ from trainer.models.tokenizer import clip_tokenizer
         ("a) b:2", [("a) b:2", 1)]),
         (r"a \b \\ c", [(r"a b \ c", 1)]),
         ("a BREAK b", [("a", 1), (BREAK, -1), ("b", 1)]),
+        ("(a BREAK b)", [("a", 1.1), ("BREAK", -1.1), ("b", 1.1)]),
+        ("[a BREAK:2)", [("a", 1 / 1.1), ("BREAK", -1 / 1.1), (":2)", 1 / 1.1)]),
         (
             # the example in the webui's documentation of its parser
             "a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
@@ -99,6 +101,22 @@ def test_break_begins_a_window(encoder: PromptEncoder) -> None:
     two = WeightedEncoder(encoder)(["a red BREAK circle"]).context[0]
     first, second = encoder.encode(["a red", "circle"]).context
     torch.testing.assert_close(two, torch.cat([first, second]))
+
+
+def test_break_inside_brackets_is_a_word(encoder: PromptEncoder) -> None:
+    (window,) = split("(a BREAK b)", encoder.tokens)
+    assert [item.token for item in window] == encoder.tokens("a break b")
+    assert [item.weight for item in window] == pytest.approx([1.1, -1.1, 1.1])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sizes"),
+    [("a BREAK", [1]), ("BREAK a", [0, 1]), ("a BREAK BREAK b", [1, 0, 1]), ("BREAK", [0])],
+)
+def test_a_break_at_the_end_begins_no_window(
+    encoder: PromptEncoder, prompt: str, sizes: list[int]
+) -> None:
+    assert [len(window) for window in split(prompt, encoder.tokens)] == sizes
 
 
 def test_tokens_are_counted_without_brackets_and_words_cut_at_the_end(

@@ -22,6 +22,8 @@ from .text import CHUNK_TOKENS, Conditioning, Embedding, Insert, PromptEncoder, 
 STEP = 1.1
 """Factor of one pair of round brackets."""
 BREAK = "BREAK"
+NEW_WINDOW = -1.0
+"""The weight that tells a BREAK from the word."""
 Tokenize = Callable[[str], list[int]]
 """Plain text to token ids, without marks."""
 
@@ -31,6 +33,7 @@ away, or take them as text."""
 COMMA = ",</w>"
 """The vocabulary's entry for a comma."""
 
+_BREAKS = re.compile(r"\s*\bBREAK\b\s*")
 _TOKEN = re.compile(
     r"""\\[\\()\[\]]      # an escaped character
     | [(\[\])]            # a bracket
@@ -75,8 +78,12 @@ class Piece:
     """A part of a prompt whose words count alike."""
 
     text: str
-    """Plain text, or `BREAK`."""
     weight: float
+
+    @property
+    def begins_window(self) -> bool:
+        """Whether it is a BREAK; one inside brackets is a word of negative weight, as there."""
+        return self.text == BREAK and self.weight == NEW_WINDOW
 
 
 @dataclass
@@ -110,8 +117,12 @@ def parse(prompt: str) -> tuple[Piece, ...]:
             or (part == ")" and close("(", STEP))
             or (part == "]" and close("[", 1 / STEP))
         ):
-            texts.append(part[1:] if part.startswith("\\") else part)
-            weights.append(1.0)
+            for number, words in enumerate(_BREAKS.split(part.removeprefix("\\"))):
+                if number:
+                    texts.append(BREAK)
+                    weights.append(NEW_WINDOW)  # inside brackets it becomes another weight
+                texts.append(words)
+                weights.append(1.0)
     for left in reversed(stack):  # a bracket that is never closed holds the rest
         factor = STEP if left.bracket == "(" else 1 / STEP
         weights[left.begin :] = [weight * factor for weight in weights[left.begin :]]
@@ -121,17 +132,11 @@ def parse(prompt: str) -> tuple[Piece, ...]:
 def _joined(texts: Sequence[str], weights: Sequence[float]) -> tuple[Piece, ...]:
     pieces: list[Piece] = []
     for text, weight in zip(texts, weights, strict=True):
-        parts = re.split(r"\s*\bBREAK\b\s*", text)
-        for number, part in enumerate(parts):
-            if number:
-                pieces.append(Piece(BREAK, -1.0))
-            if not part:
-                continue
-            if pieces and pieces[-1].weight == weight:
-                pieces[-1] = Piece(pieces[-1].text + part, weight)
-            else:
-                pieces.append(Piece(part, weight))
-    return tuple(pieces)
+        if pieces and pieces[-1].weight == weight:
+            pieces[-1] = Piece(pieces[-1].text + text, weight)
+        else:
+            pieces.append(Piece(text, weight))
+    return tuple(piece for piece in pieces if piece.text)
 
 
 class Item(NamedTuple):
@@ -156,7 +161,7 @@ def split(
     windows: list[list[Item]] = [[]]
     pieces = (Piece(prompt, 1.0),) if style.emphasis == NONE else parse(prompt)
     for piece in pieces:
-        if piece.text == BREAK and piece.weight == -1.0:
+        if piece.begins_window:
             windows.append([])
             continue
         weight = 1.0 if style.emphasis == IGNORE else piece.weight
@@ -174,6 +179,8 @@ def split(
                 windows.append([])
             windows[-1] += [Item(0, weight, found, row) for row in range(vectors)]
             place += len(found.name)
+    if len(windows) > 1 and not windows[-1]:
+        windows.pop()  # of a BREAK at the end
     return windows
 
 
