@@ -449,6 +449,31 @@ def test_a_result_makes_the_webui_encode_its_last_prompts_anew(
     assert webui.networks.listed == 1
 
 
+@pytest.mark.parametrize("family_webui", ["sdxl"], indirect=True)
+def test_the_first_of_two_text_encoders_follows_clip_skip_where_it_is_set(
+    family_webui: Webui,
+) -> None:
+    host, opts = WebuiHost(), family_webui.modules["shared"].opts
+    opts.CLIP_stop_at_last_layers, opts.sdxl_clip_l_skip = 3, True
+    settings = settings_for(family_webui)
+    found = host.check_model(settings).family
+    assert found is not None
+    assert found.takes_clip_skip
+    with host.borrow(settings) as model, torch.no_grad():
+        assert model.clip_skip == 3
+        context = model.encode_prompts(["a cat"]).context
+        prompts, first = model.prompts, model.prompts.encoders[0]
+        ids = torch.tensor([first.ids(prompts.tokens("a cat"), prompts.tokenizer)])
+        layers = first.model(ids, output_hidden_states=True).hidden_states
+        torch.testing.assert_close(context[..., :64], layers[-3], rtol=0, atol=0)
+    opts.sdxl_clip_l_skip = False
+    with host.borrow(settings) as model, torch.no_grad():
+        assert model.clip_skip is None
+        fixed = model.encode_prompts(["a cat"]).context
+    torch.testing.assert_close(fixed[..., :64], layers[-2], rtol=0, atol=0)
+    torch.testing.assert_close(fixed[..., 64:], context[..., 64:], rtol=0, atol=0)
+
+
 def test_settings_say_where_things_are_written(webui: Webui, tmp_path: Path) -> None:
     host, opts = WebuiHost(), webui.modules["shared"].opts
     assert host.log_dir == tmp_path / "trainyard/logs"

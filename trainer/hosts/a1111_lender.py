@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,13 @@ class WebuiLender:
 
     def clip_skip(self) -> int:
         return int(shared.opts.CLIP_stop_at_last_layers)
+
+    def skipping(self, family: Family) -> Family:
+        """See `Lender.skipping`; from 1.10 a setting lets the first of SDXL's encoders follow."""
+        first, *others = family.text_encoders
+        if not others or getattr(shared.opts, "sdxl_clip_l_skip", False) is not True:
+            return family
+        return replace(family, text_encoders=(replace(first, layer=None), *others))
 
     def prompt_style(self, live: Any, family: Family) -> PromptStyle:
         del live

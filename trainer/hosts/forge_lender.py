@@ -138,6 +138,9 @@ class ForgeLender:
     def clip_skip(self) -> int:
         return int(shared.opts.CLIP_stop_at_last_layers)
 
+    def skipping(self, family: Family) -> Family:
+        return family
+
     def prompt_style(self, live: Any, family: Family) -> PromptStyle:
         """See `Lender.prompt_style`; every text encoder's engine knows the same embeddings.
 

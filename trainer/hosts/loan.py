@@ -9,6 +9,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,6 +88,9 @@ class Lender(Protocol):
     def clip_skip(self) -> int:
         """What the user has set for it."""
 
+    def skipping(self, family: Family) -> Family:
+        """The family, with `layer` None for the text encoders that follow CLIP skip here."""
+
     def prompt_style(self, live: Any, family: Family) -> PromptStyle:
         """How the webui reads prompts, and the embeddings that fit the model."""
 
@@ -118,10 +122,10 @@ def inspect(lender: Lender, info: Any, vae: Path | None) -> Detection:
         found = lender.detection(live)
     else:
         found = detect(read_tensors(Path(info.filename), "checkpoint"))
-    trainable(info.name, found)
+    family = trainable(info.name, found)
     if vae is not None:
         read_vae(vae)
-    return found
+    return replace(found, family=lender.skipping(family))
 
 
 class Loan:
@@ -209,7 +213,7 @@ class Loan:
         lender, settings = self._lender, self._settings
         live = lender.live()
         tensors = lender.tensors(live)
-        family = trainable(self._info.name, lender.detection(live))
+        family = lender.skipping(trainable(self._info.name, lender.detection(live)))
         self._sources = _addresses(tensors)
         file = Path(self._info.filename)
         names = tensor_names(file)  # of a mark, older webuis know nothing

@@ -33,7 +33,8 @@ class ModelSettings:
         help="Take the text encoder's output this many layers before its end; 1 is the last layer."
         " Use the number that you generate with: 1 for photographic SD1 models, usually 2 for"
         " anime models. 0: what is set in the webui, and 1 without a webui. SD2 and SDXL"
-        " always take the layer that they were made with.",
+        " always take the layer that they were made with, unless the webui's setting Clip skip"
+        " SDXL is on.",
         title="CLIP skip",
     )
     base_precision: str = parameter(
