@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from trainer.demo.pair_tasks import hole, is_holed, is_whole
-from trainer.demo.quality import as_json, baselines, measure, table
+from trainer.demo.quality import baselines, measure
+from trainer.demo.quality_report import as_json, table
 from trainer.demo.task import blueness, is_plain, shows
 from trainer.demo.tasks import TASKS
 from trainer.demo.world import COLOURS, Scene, draw
@@ -54,14 +55,15 @@ def test_ours_and_the_peers_are_measured_alike(tiny_checkpoint: Path, tmp_path: 
         task, effect=task.effect[:2], collateral=task.collateral[:2], grade=blueness
     )
     few = {"steps": 2, "pool_size": 8, "blocks": "M00"}
-    ours = measure(small, tiny_checkpoint, tmp_path / "a", 1, {}, changes=few, points=2)
+    both = {"points": 2, "strengths": (0.5, 2.0)}
+    ours = measure(small, tiny_checkpoint, tmp_path / "a", 1, {}, changes=few, **both)
     peer = baselines()["ileco"]
     theirs = measure(
         *(small, tiny_checkpoint, tmp_path / "b", 1, {}),
         who=peer.name,
         method=peer.train,
         changes={**peer.settings, **few},
-        points=2,
+        **both,
     )
     assert [point.step for point in ours.course] == [1, 2]
     assert theirs.steps == 2
@@ -70,7 +72,10 @@ def test_ours_and_the_peers_are_measured_alike(tiny_checkpoint: Path, tmp_path: 
     assert ours.slider is not None
     assert len(ours.slider) == 5
     assert as_json(ours)["to_effect"] is None
-    assert "plain" in table([ours, theirs])
+    assert [dose.strength for dose in ours.doses] == [0.5, 2.0]
+    *rows, curve, _ = table([ours, theirs]).splitlines()
+    assert any("plain" in row for row in rows)
+    assert "0.5:0%/0%  2:0%/0%" in curve
 
 
 @pytest.mark.parametrize("name", ["difference", "addift"])

@@ -31,6 +31,13 @@ def add_options(bench: argparse.ArgumentParser) -> None:
     )
     quality.add_argument("--seeds", type=int, default=5, help="trainings of each task")
     quality.add_argument("--cases", type=int, default=40, help="pictures that judge a training")
+    quality.add_argument(
+        "--strength",
+        type=float,
+        action="append",
+        default=[],
+        help="judge them at this strength too: effect against collateral; several times",
+    )
     quality.add_argument("--out", type=Path, default=Path("outputs/bench"), help="files and rows")
     quality.add_argument(
         "--set",
@@ -76,7 +83,8 @@ def _bench_speed(options: argparse.Namespace) -> int:
 
 def _bench_quality(options: argparse.Namespace) -> int:
     from ..demo.checkpoint import CHECKPOINT
-    from ..demo.quality import baselines, measure_all, table
+    from ..demo.quality import baselines
+    from ..demo.quality_report import measure_all, table
     from ..demo.tasks import TASKS
 
     _check_only(options.only, TASKS)
@@ -88,6 +96,7 @@ def _bench_quality(options: argparse.Namespace) -> int:
         peers=baselines(),
         changes=changed(options.set),
         cases=options.cases,
+        strengths=options.strength,
         json_file=options.json,
         show=lambda line: print(line, flush=True),
     )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,9 +18,11 @@ from PIL import Image
 from ..control import Control
 from ..evaluate.draw import draw_pictures
 from ..evaluate.measures import (
+    Dose,
     Draw,
     Point,
     collateral,
+    doses,
     effect,
     pixels,
     slider,
@@ -75,6 +75,8 @@ class Result:
     slider: tuple[float, ...] | None
     """Means of the task's property at strengths -1, -0.5, 0, 0.5, 1."""
     course: tuple[Point, ...]
+    doses: tuple[Dose, ...] = ()
+    """What other strengths do, where they were asked for."""
 
     @property
     def monotone(self) -> bool:
@@ -150,6 +152,7 @@ def measure(
     changes: Mapping[str, object] | None = None,
     points: int = POINTS,
     cases: int = CASES,
+    strengths: Sequence[float] = (),
 ) -> Result:
     """Trains a task once and measures what it reached, at the end and on the way.
 
@@ -159,6 +162,7 @@ def measure(
         changes: settings other than the task's.
         points: how often it is measured on the way.
         cases: how many of the task's cases are drawn at the end, and at most on the way.
+        strengths: at which it is judged too, beside 1.
     """
     task = task.with_cases(cases)
     settings = _settings(task, checkpoint, out, seed, changes or {}, points)
@@ -181,7 +185,7 @@ def measure(
         for saved, seconds, passes in files:
             draw = easel.with_file(saved.path)
             course.append(_point(task, draw, saved.step, seconds, passes))
-        return _result(task, easel, draw, who, seed, course)
+        return _result(task, easel, draw, who, seed, course, strengths)
 
 
 def _settings(
@@ -225,6 +229,7 @@ def _result(
     who: str,
     seed: int,
     course: list[Point],
+    strengths: Sequence[float],
 ) -> Result:
     reached, lost = effect(draw, task.effect), collateral(draw, task.collateral, see=easel.latents)
     removed = effect(draw, task.removal, strength=-1.0) if task.removal else None
@@ -249,54 +254,13 @@ def _result(
         removal=removed.share if removed else None,
         slider=graded.means if graded else None,
         course=(*course[:-1], last),
+        doses=doses(
+            *(draw, strengths),
+            wanted=task.effect,
+            unwanted=task.collateral,
+            removed=task.removal,
+        ),
     )
-
-
-def measure_all(
-    tasks: Sequence[Task],
-    checkpoint: Path,
-    out: Path,
-    *,
-    seeds: Sequence[int],
-    peers: Mapping[str, Peer],
-    changes: Mapping[str, object],
-    cases: int = CASES,
-    json_file: Path | None,
-    show: Callable[[str], None],
-) -> list[Result]:
-    """Every task with every seed, and beside it the peer's way where there is one.
-
-    Args:
-        peers: by method.
-        changes: settings for Trainyard's own trainings.
-        cases: as in `measure`.
-        json_file: is rewritten after every training.
-        show: is told each result in words.
-    """
-    kept: Kept = {}
-    results: list[Result] = []
-    for task in tasks:
-        for seed in seeds:
-            runs = [measure(task, checkpoint, out, seed, kept, changes=changes, cases=cases)]
-            if task.method in peers:
-                peer = peers[task.method]
-                runs.append(
-                    measure(
-                        *(task, checkpoint, out / "peer", seed, kept),
-                        who=peer.name,
-                        method=peer.train,
-                        changes={**peer.settings, **task.one_prompt},
-                        cases=cases,
-                    )
-                )
-            for result in runs:
-                results.append(result)
-                show(words(result))
-            if json_file is not None:
-                json_file.parent.mkdir(parents=True, exist_ok=True)
-                rows = [as_json(result) for result in results]
-                json_file.write_text(json.dumps(rows, indent=1), "utf-8")
-    return results
 
 
 def baselines(folder: Path = BASELINES) -> dict[str, Peer]:
@@ -318,59 +282,3 @@ def _loaded(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def words(result: Result) -> str:
-    """One training in a line."""
-    reached = result.reached
-    in_time = f"{reached.seconds:.1f} s, step {reached.step}" if reached else "never"
-    parts = [
-        f"{result.task} {result.who} seed {result.seed}: effect {result.effect:.1%}"
-        f" (before {result.effect_before:.1%}), lost {result.collateral:.1%},"
-        f" change {result.change:.3f}",
-        f"{result.seconds:.1f} s, {result.passes} passes; 90 % / 5 %: {in_time}",
-    ]
-    if result.removal is not None:
-        parts.append(f"removed at -1 {result.removal:.1%}")
-    if result.slider is not None:
-        parts.append("slider " + " ".join(f"{mean:.3f}" for mean in result.slider))
-    parts.append(
-        "course " + " ".join(f"{p.step}:{p.effect:.0%}/{p.collateral:.0%}" for p in result.course)
-    )
-    return "\n    ".join(parts)
-
-
-def table(results: Sequence[Result]) -> str:
-    """Median and worst of each task, one row each."""
-    head = "effect (worst)    lost (worst)    change  removed  slider  seconds  passes  to effect"
-    rows = [f"{'task':15} {'by':10} seeds  {head}"]
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.task, result.who), []).append(result)
-    for (task, who), some in groups.items():
-        effects, lost = [one.effect for one in some], [one.collateral for one in some]
-        removal = [one.removal for one in some if one.removal is not None]
-        sliders = [one.monotone for one in some if one.slider is not None]
-        times = [point.seconds for one in some if (point := one.reached) is not None]
-        in_time = f"{statistics.median(times):.1f} s" if times else "never"
-        if 0 < len(times) < len(some):
-            in_time += f" ({len(times)} of {len(some)})"
-        rows.append(
-            f"{task:15} {who:10} {len(some):5}"
-            f"  {statistics.median(effects):6.1%} ({min(effects):6.1%})"
-            f"  {statistics.median(lost):6.1%} ({max(lost):5.1%})"
-            f"  {statistics.median(one.change for one in some):6.3f}"
-            f"  {f'{statistics.median(removal):.1%}' if removal else '-':>7}"
-            f"  {f'{sum(sliders)}/{len(sliders)}' if sliders else '-':>6}"
-            f"  {statistics.median(one.seconds for one in some):7.1f}"
-            f"  {round(statistics.median(one.passes for one in some)):6}  {in_time}"
-        )
-    return "\n".join(rows)
-
-
-def as_json(result: Result) -> dict[str, object]:
-    """A result for a file."""
-    row = asdict(result)
-    reached = result.reached
-    row["to_effect"] = asdict(reached) if reached else None
-    return row

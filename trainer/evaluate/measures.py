@@ -110,6 +110,43 @@ def slider(
 
 
 @dataclass(frozen=True)
+class Dose:
+    """What a strength does."""
+
+    strength: float
+    effect: float
+    collateral: float
+    removal: float | None
+    """Cases that are right at the same strength below 0; None: there are none."""
+
+
+def doses(
+    draw: Draw,
+    strengths: Sequence[float],
+    *,
+    wanted: Sequence[Case],
+    unwanted: Sequence[Case],
+    removed: Sequence[Case] = (),
+) -> tuple[Dose, ...]:
+    """Effect against collateral: the curve on which a strength, or a rate, is chosen.
+
+    Args:
+        wanted: the cases of the effect.
+        unwanted: those of the collateral.
+        removed: those that should be right below 0.
+    """
+    return tuple(
+        Dose(
+            strength,
+            effect(draw, wanted, strength).share,
+            collateral(draw, unwanted, strength).share,
+            effect(draw, removed, -strength).share if removed else None,
+        )
+        for strength in strengths
+    )
+
+
+@dataclass(frozen=True)
 class Point:
     """The state of a training at one moment."""
 
