@@ -72,6 +72,12 @@ def clean(session: Session, lesson: Lesson, noise: torch.Tensor) -> torch.Tensor
     return (lesson.samples.latents - (1 - signal).sqrt() * noise) / signal.sqrt()
 
 
+def noise_of(session: Session, lesson: Lesson, asked: torch.Tensor) -> torch.Tensor:
+    """The noise that a lesson has added to these latents."""
+    signal = session.model.schedule.alphas_cumprod[lesson.samples.timesteps].view(-1, 1, 1, 1)
+    return (lesson.samples.latents - signal.sqrt() * asked) / (1 - signal).sqrt()
+
+
 def test_each_way_the_other_picture_is_answered_under_the_same_noise(taught: Taught) -> None:
     with taught(original_prompt="a cat", max_timestep=500) as (session, data, lessons):
         pair = data.take([0])
@@ -81,8 +87,7 @@ def test_each_way_the_other_picture_is_answered_under_the_same_noise(taught: Tau
             (lessons[1], pair.originals, pair.targets),
         ):
             at = lesson.samples.timesteps
-            signal = schedule.alphas_cumprod[at].view(-1, 1, 1, 1)
-            noise = (lesson.samples.latents - signal.sqrt() * asked) / (1 - signal).sqrt()
+            noise = noise_of(session, lesson, asked)
             with torch.no_grad():
                 answer = session.model.denoise(
                     schedule.add_noise(shown, noise, at), at, encode(["a cat"])
@@ -90,6 +95,26 @@ def test_each_way_the_other_picture_is_answered_under_the_same_noise(taught: Tau
             assert lesson.samples.prompts == ("a cat",)
             torch.testing.assert_close(lesson.samples.labels, answer, rtol=1e-3, atol=1e-3)
             torch.testing.assert_close(clean(session, lesson, noise), asked, rtol=1e-3, atol=1e-3)
+
+
+def test_back_and_forth_the_same_noise_and_pictures_are_asked_about(taught: Taught) -> None:
+    with taught("multi_addift", max_timestep=500, batch_size=1) as (session, data, lessons):
+        for there, back in zip(lessons[0::2], lessons[1::2], strict=True):
+            assert there.samples.prompts == back.samples.prompts
+            (pair,) = (
+                pair
+                for pair in (data.take([index]) for index in range(len(data.masks)))
+                if pair.captions == there.samples.prompts
+            )
+            noises = [
+                noise_of(session, lesson, asked)
+                for lesson, asked in ((there, pair.targets), (back, pair.originals))
+            ]
+            torch.testing.assert_close(*noises, rtol=1e-3, atol=1e-3)
+    with taught(alternate_ratio=0, max_timestep=500) as (session, data, lessons):
+        targets = data.take([0]).targets
+        first, second = (noise_of(session, lesson, targets) for lesson in lessons[:2])
+        assert not torch.allclose(first, second, atol=0.1)
 
 
 def test_reverting_exchanges_the_pictures(taught: Taught) -> None:

@@ -133,11 +133,15 @@ def _question(session: Session, data: PairData, number: int, count: int) -> _Que
     Timesteps sweep the range once, from its lowest to its highest.  Even batches go from the
     picture after the change to the one before it at a positive strength, odd ones the other way
     at a negative one; below a ratio of 0 these hold the answers to pure noise instead.
+
+    A batch and the one that goes back are of the same pairs under the same noise: what they teach
+    then differs in nothing but the way, and the chance of the draw cancels out.
     """
     wanted, loss = session.settings[DirectionSettings], session.settings[LossSettings]
     schedule = session.model.schedule
-    generator = torch.Generator(session.model.device).manual_seed(session.seed * count + number)
-    epoch, place = divmod(number, data.order.batches_per_epoch)
+    drawn = number // 2 if wanted.alternate_ratio > 0 else number
+    generator = torch.Generator(session.model.device).manual_seed(session.seed * count + drawn)
+    epoch, place = divmod(drawn, data.order.batches_per_epoch)
     batch = data.take(data.order.batches_of(epoch)[place])
     noise = torch.randn(batch.originals.shape, generator=generator, device=generator.device)
     places = torch.rand(len(noise), generator=generator, device=generator.device)
