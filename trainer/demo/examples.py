@@ -153,7 +153,7 @@ def _example(task: Task) -> Example:
             "overwrite": True,
             "seed": 1,
         }
-        return parse({**job, **task.job(out / "pairs")})
+        return parse({**task.job(out / "pairs"), **job})
 
     effect, collateral = task.effect[:HELD_OUT], task.collateral[:UNRELATED]
     return Example(task.name, task.title, prepare, effect, collateral)

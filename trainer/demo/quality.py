@@ -67,6 +67,8 @@ class Result:
     passes: int
     effect: float
     effect_before: float
+    effect_at_best: float | None
+    """What the bare checkpoint makes of prompts that ask for the effect outright."""
     collateral: float
     change: float
     """Mean absolute change of a latent on the collateral cases; latents have unit variance."""
@@ -249,6 +251,7 @@ def _result(
         passes=last.passes,
         effect=reached.share,
         effect_before=reached.before,
+        effect_at_best=effect(draw, task.ideal, strength=0.0).share if task.ideal else None,
         collateral=lost.share,
         change=lost.change,
         removal=removed.share if removed else None,

@@ -69,8 +69,8 @@ def words(result: Result) -> str:
     in_time = f"{reached.seconds:.1f} s, step {reached.step}" if reached else "never"
     parts = [
         f"{result.task} {result.who} seed {result.seed}: effect {result.effect:.1%}"
-        f" (before {result.effect_before:.1%}), lost {result.collateral:.1%},"
-        f" change {result.change:.3f}",
+        f" (before {result.effect_before:.1%}, at best {_share(result.effect_at_best)}),"
+        f" lost {result.collateral:.1%}, change {result.change:.3f}",
         f"{result.seconds:.1f} s, {result.passes} passes; 90 % / 5 %: {in_time}",
     ]
     if result.removal is not None:
@@ -85,6 +85,10 @@ def words(result: Result) -> str:
     return "\n    ".join(parts)
 
 
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
 def _dose(dose: Dose) -> str:
     """Effect, collateral, and removal at the same strength below 0."""
     shares = (dose.effect, dose.collateral, dose.removal)
@@ -93,8 +97,8 @@ def _dose(dose: Dose) -> str:
 
 def table(results: Sequence[Result]) -> str:
     """Median and worst of each task, one row each; then what other strengths did."""
-    head = "effect (worst)    lost (worst)    change  removed (worst)  slider  seconds  passes"
-    rows = [f"{'task':15} {'by':10} seeds  {head}  to effect"]
+    head = "effect (worst)  at best    lost (worst)  change  removed (worst)  slider"
+    rows = [f"{'task':15} {'by':10} seeds  {head}  seconds  passes  to effect"]
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.task, result.who), []).append(result)
@@ -119,6 +123,7 @@ def _row(name: str, some: Sequence[Result]) -> str:
     return (
         f"{name} {len(some):5}"
         f"  {statistics.median(effects):6.1%} ({min(effects):6.1%})"
+        f"  {_share(some[0].effect_at_best):>7}"
         f"  {statistics.median(lost):6.1%} ({max(lost):5.1%})"
         f"  {statistics.median(one.change for one in some):6.3f}"
         f"  {removed:>15}"

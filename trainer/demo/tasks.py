@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..settings.presets import SHIPPED, read_preset
 from .pair_tasks import PAIR_TASKS
 from .task import CASES, NARROW, PICTURES_PX, Task, blueness, cases, is_plain, scenes, shows
 
@@ -18,10 +19,14 @@ def one_prompt(original: str, target: str, context: str) -> dict[str, object]:
 
 
 def _ileco(
-    original: str, target: str, contexts: Sequence[str], preserve: Sequence[str]
+    preset: str, original: str, target: str, contexts: Sequence[str], preserve: Sequence[str]
 ) -> Callable[[Path], dict[str, object]]:
-    """The job; the checkpoint knows whole captions, so the words are trained in such phrases."""
+    """A shipped preset with the prompts, and the learning rate of a narrow checkpoint.
+
+    The checkpoint knows whole captions alone, so the words are trained in such phrases.
+    """
     values: dict[str, object] = {
+        **read_preset(SHIPPED / f"{preset}.json"),
         "original_prompt": original,
         "target_prompt": target,
         "contexts": "\n".join(contexts),
@@ -78,8 +83,10 @@ _RED = scenes(
     3,
     lambda s: s.colour == "red" and s.background != "blue" and s.shape not in ("circle", "star"),
 )
+_TO_BLUE = [replace(scene, colour="blue") for scene in _RED]
 _NO_CIRCLES = scenes(CASES, 4, lambda scene: scene.shape != "circle")
 _CIRCLES = scenes(CASES, 5, lambda scene: scene.shape == "circle")
+_TO_SQUARES = [replace(scene, shape="square") for scene in _CIRCLES]
 _STRIPED = [replace(scene, striped=True) for scene in scenes(CASES, 6, lambda scene: True)]
 _PLAIN = scenes(CASES, 7, lambda scene: True)
 
@@ -91,12 +98,9 @@ TASKS: dict[str, Task] = {
             "ileco",
             "ileco",
             "iLECO: red becomes blue",
-            _ileco("red", "blue", COLOUR_CONTEXTS, COLOUR_NEIGHBOURS),
-            effect=cases(
-                [replace(scene, colour="blue") for scene in _RED],
-                shows,
-                said=lambda scene: replace(scene, colour="red"),
-            ),
+            _ileco("iLECO", "red", "blue", COLOUR_CONTEXTS, COLOUR_NEIGHBOURS),
+            effect=cases(_TO_BLUE, shows, said=lambda scene: replace(scene, colour="red")),
+            ideal=cases(_TO_BLUE, shows),
             collateral=cases(_NOT_RED, shows),
             grade=blueness,
             one_prompt=one_prompt("red", "blue", COLOUR_CONTEXTS[0]),
@@ -105,12 +109,9 @@ TASKS: dict[str, Task] = {
             "ileco_shape",
             "ileco",
             "iLECO: circles become squares",
-            _ileco("circle", "square", SHAPE_CONTEXTS, SHAPE_NEIGHBOURS),
-            effect=cases(
-                [replace(scene, shape="square") for scene in _CIRCLES],
-                shows,
-                said=lambda scene: replace(scene, shape="circle"),
-            ),
+            _ileco("iLECO", "circle", "square", SHAPE_CONTEXTS, SHAPE_NEIGHBOURS),
+            effect=cases(_TO_SQUARES, shows, said=lambda scene: replace(scene, shape="circle")),
+            ideal=cases(_TO_SQUARES, shows),
             collateral=cases(_NO_CIRCLES, shows),
             one_prompt=one_prompt("circle", "square", SHAPE_CONTEXTS[0]),
         ),
@@ -118,8 +119,9 @@ TASKS: dict[str, Task] = {
             "ileco_erase",
             "ileco",
             "iLECO: stripes are erased",
-            _ileco("striped", "", STRIPE_CONTEXTS, STRIPE_NEIGHBOURS),
+            _ileco("iLECO erase", "striped", "", STRIPE_CONTEXTS, STRIPE_NEIGHBOURS),
             effect=cases(_STRIPED, is_plain),
+            ideal=cases(_STRIPED, is_plain, said=lambda scene: replace(scene, striped=False)),
             collateral=cases(_PLAIN, shows),
             one_prompt=one_prompt("striped ", "", STRIPE_CONTEXTS[0].replace("{} ", "{}")),
         ),
