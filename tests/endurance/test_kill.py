@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -19,20 +20,21 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 PHASES = ("encoding", "stepping", "saving", "database")
-DEATHS = 30
+METHODS = ("lora", "ileco", "difference", "addift")
+DEATHS, DEATHS_OF_A_JOB = 30, 4
 MOST_RUNS = 80
 SEED = 6
 
-Run = Callable[[Path, str, int], tuple[int, int]]
+Run = Callable[..., tuple[int, dict[str, int]]]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 
 
 @pytest.fixture
 def run() -> Iterator[Run]:
-    """Runs the queue of a folder, to be killed at some call of a phase (0: never).
+    """Runs the queue of a folder, to be killed at some call of a phase; without one, never.
 
-    Gives its wait status (0: it came to its end) and how many calls there were.
+    Gives its wait status (0: it came to its end) and how many calls each phase had.
     """
     with subprocess.Popen(
         [sys.executable, "-m", "tests.endurance.victim"],
@@ -44,7 +46,9 @@ def run() -> Iterator[Run]:
         text=True,
     ) as process:
 
-        def ask(folder: Path, phase: str, call: int) -> tuple[int, int]:
+        def ask(
+            folder: Path, phase: str | None = None, call: int = 0
+        ) -> tuple[int, dict[str, int]]:
             assert process.stdin is not None and process.stdout is not None
             wanted = {"folder": str(folder), "phase": phase, "call": call}
             process.stdin.write(json.dumps(wanted) + "\n")
@@ -56,17 +60,31 @@ def run() -> Iterator[Run]:
         process.kill()
 
 
-def new_queue(folder: Path, checkpoint: Path) -> Path:
+def new_queue(folder: Path, checkpoint: Path, method: str) -> Path:
     """A folder with a job for the victim, the same wherever it lies."""
     pictures = folder / "pictures"
     pictures.mkdir(parents=True)
     for number in range(2):
         Image.new("RGB", (64, 64), (90 * number, 30, 200)).save(pictures / f"{number}.png")
         (pictures / f"{number}.txt").write_text(f"picture {number}", "utf-8")
+    before, after = (str(pictures / f"{number}.png") for number in range(2))
+    pair = {"original_image": before, "target_image": after, "bucket_step_px": 0}
+    learnt = {
+        "lora": {"images": str(pictures), "bucket_step_px": 0},
+        "ileco": {
+            "original_prompt": "red",
+            "target_prompt": "blue",
+            "pool_size": 4,
+            "pool_denoise_steps": 2,
+            "pool_latents": "both",
+        },
+        "difference": pair,
+        "addift": pair,
+    }[method]
     job = {
-        "method": "lora",
+        "method": method,
+        **learnt,
         "checkpoint": str(checkpoint),
-        "images": str(pictures),
         "name": "hat",
         "steps": 4,
         "batch_size": 1,
@@ -74,7 +92,6 @@ def new_queue(folder: Path, checkpoint: Path) -> Path:
         "alpha": 2,
         "blocks": "M00",
         "image_size_px": 64,
-        "bucket_step_px": 0,
         "seed": 1,
         "save_state_every_steps": 1,
         "save_every_steps": 3,
@@ -125,27 +142,32 @@ def test_whatever_the_moment_the_job_goes_on(
 ) -> None:
     draw = random.Random(SEED)
     folder = tmp_path / "queue"
-    totals: dict[str, int] = {}
-    for phase in PHASES:  # one run for each, because counting takes time
-        new_queue(folder, tiny_checkpoint)
-        status, totals[phase] = run(folder, phase, 0)
+    wanted, totals = {}, {}
+    for method in METHODS:
+        new_queue(folder, tiny_checkpoint, method)
+        status, totals[method] = run(folder)
         assert status == 0
-        wanted = result_of(folder)
+        wanted[method] = result_of(folder)
         shutil.rmtree(folder)
     deaths: Counter[str] = Counter()
-    new_queue(folder, tiny_checkpoint)
+    methods = itertools.cycle(METHODS)
+    new_queue(folder, tiny_checkpoint, method := next(methods))
+    left = DEATHS_OF_A_JOB
     for number in range(MOST_RUNS):
         phase = PHASES[number % len(PHASES)]
-        status, _ = run(folder, phase, draw.randint(1, totals[phase]))
+        call = draw.randint(1, totals[method][phase])
+        status, _ = run(folder, phase, call) if left else run(folder)
         check_files(folder)
         if status:
-            deaths[phase] += 1
+            left -= 1
+            deaths.update((phase, method))
             assert len(jobs_of(folder)) <= 1
         else:  # it was over before that moment
-            assert result_of(folder) == wanted
+            assert result_of(folder) == wanted[method]
             shutil.rmtree(folder)
-            if deaths.total() >= DEATHS:
+            if sum(deaths[phase] for phase in PHASES) >= DEATHS:
                 break
-            new_queue(folder, tiny_checkpoint)
-    assert deaths.total() >= DEATHS
-    assert min(deaths.values()) >= 3 and set(deaths) == set(PHASES), deaths
+            new_queue(folder, tiny_checkpoint, method := next(methods))
+            left = DEATHS_OF_A_JOB
+    assert sum(deaths[phase] for phase in PHASES) >= DEATHS
+    assert min(deaths[name] for name in (*PHASES, *METHODS)) >= 3, deaths

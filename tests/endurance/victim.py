@@ -1,7 +1,8 @@
 """A program that works a queue off and is killed by itself at a given moment; see test_kill.py.
 
 It imports everything once and then forks for every line on its standard input: a JSON object with
-`folder`, `phase` and `call`.  The answer is the exit status of the fork, and the calls counted.
+`folder`, and with `phase` and `call`, at which it dies.  The answer is the exit status of the fork
+and the calls that were counted in each phase, of which there are none in a fork that died.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from trainer.hosts.standalone import StandaloneHost
 from trainer.jobs.job import Job, JobState
 from trainer.jobs.store import JobStore
 from trainer.jobs.worker import Worker
+from trainer.methods import addift, ileco
 from trainer.networks import kohya
 from trainer.run import run_job
 from trainer.settings.schema import parse
@@ -36,7 +38,10 @@ from trainer.training.loop import Loop
 from trainer.training.state import StateFolder
 
 PHASES: dict[str, list[tuple[Any, str]]] = {
-    "encoding": [(LatentDataset, "__init__"), (encoding, "frozen_encoder")],
+    "encoding": [
+        *((LatentDataset, "__init__"), (encoding, "frozen_encoder")),
+        *((ileco, "pool"), (addift, "_labelled")),
+    ],
     "stepping": [(Loop, "run")],
     "saving": [(StateFolder, "write"), (kohya, "save"), (result, "write_object")],
     "database": [
@@ -102,15 +107,18 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             os.close(reader)
-            fate = Fate(wanted["call"])
-            for owner, name in PHASES[wanted["phase"]]:
-                fate.watch(owner, name)
+            deadly = wanted.get("phase")
+            fates = {phase: Fate(wanted["call"] * (phase == deadly)) for phase in PHASES}
+            for phase, fate in fates.items():
+                for owner, name in PHASES[phase] if deadly in (None, phase) else ():
+                    fate.watch(owner, name)
             work(Path(wanted["folder"]))
-            os.write(writer, str(fate.last).encode())
+            counted = {phase: fate.last for phase, fate in fates.items()}
+            os.write(writer, json.dumps(counted).encode())
             os._exit(0)
         os.close(writer)
-        with os.fdopen(reader) as counted:
-            calls = int(counted.read() or 0)
+        with os.fdopen(reader) as answer:
+            calls = json.loads(answer.read() or "{}")
         _, status = os.waitpid(child, 0)
         sys.stdout.write(json.dumps({"status": status, "calls": calls}) + "\n")
         sys.stdout.flush()
