@@ -46,9 +46,10 @@ class ConceptPoolSettings(PoolSettings):
     """The answers from which a concept is changed."""
 
     pool_latents: str = parameter(
-        "target",
+        "noise",
         choices=("noise", "original", "target", "both"),
-        help="What the noisy pictures are. noise: nothing but noise, at every noise level, as"
-        " TrainTrain does. original, target: pictures that the frozen model is drawing from that"
-        " prompt, so that it is asked about what it will meet. both: half of each.",
+        help="What the noisy pictures are. noise: nothing but noise, at every noise level; the"
+        " quickest, and what changes a concept most surely. target: pictures that the frozen model"
+        " is drawing from that prompt, a little gentler to the rest. original: those of the"
+        " original prompt, which holds on to it. both: half of each.",
     )
