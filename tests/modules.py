@@ -73,11 +73,19 @@ TINY_UNETS = {
 """UNets of the families' layouts at the smallest widths that these allow."""
 TINY_TEXT_ENCODERS = {
     "sd1": [{"hidden_size": 64, "num_hidden_layers": 2, "hidden_act": "quick_gelu"}],
-    "sd2": [{"hidden_size": 64, "num_hidden_layers": 3, "hidden_act": "gelu"}],
+    "sd2": [
+        {
+            "hidden_size": 64,
+            "intermediate_size": 4 * 64,
+            "num_hidden_layers": 3,
+            "hidden_act": "gelu",
+        }
+    ],
     "sdxl": [
         {"hidden_size": 64, "num_hidden_layers": 3, "hidden_act": "quick_gelu"},
         {
             "hidden_size": 128,
+            "intermediate_size": 4 * 128,
             "num_hidden_layers": 3,
             "hidden_act": "gelu",
             "projection_dim": 96,
@@ -85,7 +93,7 @@ TINY_TEXT_ENCODERS = {
         },
     ],
 }
-"""With every layer that a file of the family has."""
+"""With every layer that a file of the family has; OpenCLIP's are four times as wide inside."""
 
 
 def tiny_modules(seed: int = 0, family: str = "sd1") -> Modules:
@@ -102,8 +110,7 @@ def tiny_modules(seed: int = 0, family: str = "sd1") -> Modules:
     encoders = []
     for sizes in TINY_TEXT_ENCODERS[family]:
         config = CLIPTextConfig(
-            **{"num_attention_heads": 1, **sizes},
-            intermediate_size=128,
+            **{"num_attention_heads": 1, "intermediate_size": 128, **sizes},
             eos_token_id=END,
             bos_token_id=START,
         )

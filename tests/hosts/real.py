@@ -17,15 +17,21 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from trainer.demo.checkpoint import install_world
+from tests.modules import tiny_modules
+from trainer.demo.checkpoint import CHECKPOINT, TEXT_FOLDER_MARK, install_world
+from trainer.models.export import ldm_tensors, write_checkpoint
+from trainer.models.families import Family
+from trainer.models.tokenizer import write_vocabulary
 from trainer.networks import kohya
 
 WEBUI_DIR = os.environ.get("WEBUI_DIR", "")
@@ -58,6 +64,15 @@ FLAGS = (
 )
 
 
+MARKS = [
+    pytest.mark.webui,
+    pytest.mark.skipif(not WEBUI_DIR, reason="WEBUI_DIR names no webui"),
+    pytest.mark.skipif(not CHECKPOINT.is_file(), reason="there is no embedded checkpoint"),
+]
+"""Of every file of tests that starts one."""
+PROBE = ROOT / "tests/hosts/probe"
+
+
 class RealWebui:
     """A webui in a process of its own."""
 
@@ -74,11 +89,24 @@ class RealWebui:
         vectors = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(1))
         save_file({"emb_params": vectors}, data / "embeddings/mychar.safetensors")
         (data / "extensions/trainyard").symlink_to(ROOT, target_is_directory=True)
-        shutil.copytree(ROOT / "tests/hosts/probe", data / "extensions/probe")
+        shutil.copytree(PROBE, data / "extensions/probe")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.process: subprocess.Popen[bytes] | None = None
+
+    def add(self, family: Family) -> str:
+        """Gives it a tiny checkpoint of a family, with random weights; returns its name."""
+        file = self.data / f"models/Stable-diffusion/{family.name}.safetensors"
+        unet, vae, encoders = tiny_modules(family=family.name)
+        write_checkpoint(file, ldm_tensors(unet, vae, encoders, family, torch.float32))
+        text_folder = (self.data / f"{family.name}_text_encoder").resolve()
+        write_vocabulary(text_folder)
+        encoders[0].config.to_json_file(text_folder / "config.json", use_diff=False)
+        yaml = (PROBE / f"{family.name}.yaml").read_text("utf-8")
+        yaml = yaml.replace(TEXT_FOLDER_MARK, text_folder.as_posix())
+        file.with_suffix(".yaml").write_text(yaml, "utf-8")
+        return file.name
 
     def start(self) -> None:
         log = self.data / "webui.log"
@@ -167,6 +195,52 @@ class RealWebui:
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         return kohya.load(self.loras / f"{name}.safetensors")[0]
+
+
+CONDITIONED = (
+    "a red circle",
+    "a (red:1.4) circle on a [white] background, (((big)))",
+    "a red circle BREAK on a white background",
+    "a (red BREAK circle:1.2) BREAK [BREAK white]",
+    "a red circle BREAK",
+    "a mychar circle, (mychar:0.7)",
+    ", ".join(["a red circle on a white background"] * 12),
+    " ".join(["cat"] * 72) + " mychar",
+)
+"""Prompts with all that the webui's syntax has."""
+
+
+@contextmanager
+def started(data: Path, flags: Sequence[str] = ()) -> Iterator[RealWebui]:
+    """A webui for the length of a `with` block."""
+    webui = RealWebui(data, flags)
+    try:
+        webui.start()
+        yield webui
+    finally:
+        webui.kill()
+
+
+def short_job(folder: Path) -> dict[str, object]:
+    """A LoRA training of four pictures, which are put into the folder."""
+    for number in range(4):
+        Image.new("RGB", (64, 64), (60 * number, 90, 200)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a picture {number}", "utf-8")
+    return {
+        "method": "lora",
+        "checkpoint": CHECKPOINT.name,
+        "images": str(folder),
+        "image_size_px": 64,
+        "min_length_px": 64,
+        "rank": 4,
+        "alpha": 4,
+        "learning_rate": 1e-2,
+        "steps": 16,
+        "seed": 1,
+        "trigger_word": "ohwx",
+        "save_preview": False,
+        "save_precision": "fp32",
+    }
 
 
 def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:

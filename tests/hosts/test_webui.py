@@ -12,49 +12,32 @@ from collections.abc import Iterator
 from urllib.parse import urlencode
 
 import pytest
-from PIL import Image
 
-from tests.hosts.real import KIND, OTHER, WEBUI_DIR, RealWebui, same
+from tests.hosts.real import (
+    CONDITIONED,
+    KIND,
+    MARKS,
+    OTHER,
+    RealWebui,
+    same,
+    short_job,
+    started,
+)
 from trainer.demo.checkpoint import CHECKPOINT
 from trainer.networks.kinds import KINDS
 
-pytestmark = [
-    pytest.mark.webui,
-    pytest.mark.skipif(not WEBUI_DIR, reason="WEBUI_DIR names no webui"),
-    pytest.mark.skipif(not CHECKPOINT.is_file(), reason="there is no embedded checkpoint"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWebui]:
-    real = RealWebui(tmp_path_factory.mktemp("webui"))
-    real.start()
-    yield real
-    real.kill()
+    with started(tmp_path_factory.mktemp("webui")) as real:
+        yield real
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """A short LoRA training of four pictures."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for number in range(4):
-        Image.new("RGB", (64, 64), (60 * number, 90, 200)).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(f"a picture {number}", "utf-8")
-    return {
-        "method": "lora",
-        "checkpoint": CHECKPOINT.name,
-        "images": str(folder),
-        "image_size_px": 64,
-        "min_length_px": 64,
-        "rank": 4,
-        "alpha": 4,
-        "learning_rate": 1e-2,
-        "steps": 16,
-        "seed": 1,
-        "trigger_word": "ohwx",
-        "save_preview": False,
-        "save_precision": "fp32",
-    }
+    return short_job(tmp_path_factory.mktemp("pictures"))
 
 
 def test_a_training_leaves_the_model_as_it_was_and_its_lora_works(webui, settings) -> None:
@@ -152,16 +135,6 @@ def test_memory_that_runs_out_is_answered_and_the_webui_draws_on(webui, settings
     assert "gradient_checkpointing" in failed["error"]
     assert webui.picture() == plain
     assert webui.ask("probe") == before
-
-
-CONDITIONED = (
-    "a red circle",
-    "a (red:1.4) circle on a [white] background, (((big)))",
-    "a red circle BREAK on a white background",
-    "a mychar circle, (mychar:0.7)",
-    ", ".join(["a red circle on a white background"] * 12),
-    " ".join(["cat"] * 72) + " mychar",
-)
 
 
 @pytest.mark.parametrize("emphasis", ["Original", "No norm", "Ignore", "None"])

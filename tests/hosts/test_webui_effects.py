@@ -14,18 +14,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.hosts.real import WEBUI_DIR, RealWebui
+from tests.hosts.real import MARKS, RealWebui, started
 from trainer.demo.checkpoint import CHECKPOINT
 from trainer.demo.examples import EXAMPLES, prepare_lora
 from trainer.demo.tasks import TASKS
 from trainer.evaluate.measures import Case, Draw, collateral, effect
 
-pytestmark = [
-    pytest.mark.webui,
-    pytest.mark.slow,
-    pytest.mark.skipif(not WEBUI_DIR, reason="WEBUI_DIR names no webui"),
-    pytest.mark.skipif(not CHECKPOINT.is_file(), reason="there is no embedded checkpoint"),
-]
+pytestmark = [*MARKS, pytest.mark.slow]
 log = logging.getLogger(__name__)
 CASES = 12
 Cases = Sequence[Case]
@@ -59,10 +54,8 @@ LESSONS = {
 
 @pytest.fixture(scope="module")
 def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWebui]:
-    real = RealWebui(tmp_path_factory.mktemp("webui"))
-    real.start()
-    yield real
-    real.kill()
+    with started(tmp_path_factory.mktemp("webui")) as real:
+        yield real
 
 
 def drawing(webui: RealWebui, name: str) -> Draw:

@@ -130,9 +130,6 @@ def original_openclip(kind: type, width: int, heads: int, projection: int) -> nn
     embedder = kind.__new__(kind)
     nn.Module.__init__(embedder)
     encoder = TextTransformer(width=width, heads=heads, layers=3, output_dim=projection)
-    for block in encoder.transformer.resblocks:
-        block.mlp.c_fc = nn.Linear(width, 128)
-        block.mlp.c_proj = nn.Linear(128, width)
     encoder.transformer.grad_checkpointing = False
     embedder.model = encoder
     embedder.layer, embedder.layer_idx = "penultimate", 1

@@ -1,0 +1,119 @@
+"""A training beside what the webui's settings do to its live model: none of it is trained on.
+
+`real.py` says what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from tests.hosts.real import MARKS, WIDTH, RealWebui, same, short_job
+
+pytestmark = MARKS
+UNDISTURBED = "undisturbed"
+
+
+@pytest.fixture(scope="module")
+def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWebui]:
+    real = RealWebui(tmp_path_factory.mktemp("webui"))
+    write_hypernetwork(real, "tiny")
+    try:
+        real.start()
+        yield real
+    finally:
+        real.kill()
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, webui: RealWebui) -> dict[str, object]:
+    """A job; what it trains when nothing is set lies in the file `UNDISTURBED`."""
+    job = {**short_job(tmp_path_factory.mktemp("pictures")), "steps": 4}
+    assert webui.result(webui.train(**job, name=UNDISTURBED))["state"] == "done"
+    return job
+
+
+@contextmanager
+def options(webui: RealWebui, **values: object) -> Iterator[None]:
+    before = {name: webui.ask("sdapi/v1/options")[name] for name in values}
+    webui.options(**values)
+    try:
+        yield
+    finally:
+        webui.options(**before)
+
+
+def trained(webui: RealWebui, job: dict[str, object], name: str, prompt: str) -> None:
+    """Trains after a picture; the next one is the same, and so is the model."""
+    picture, before = webui.picture(prompt), webui.ask("probe")
+    done = webui.result(webui.train(**job, name=name))
+    assert (done["state"], done["error"]) == ("done", "")
+    assert webui.ask("probe") == before
+    assert webui.picture(prompt) == picture
+
+
+def write_hypernetwork(webui: RealWebui, name: str) -> None:
+    """A file as the webui saves them: two layers for the keys and two for the values."""
+    folder = webui.data / "models/hypernetworks"
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    layers = [
+        {
+            f"linear.{layer}.{part}": torch.randn(size) * 0.3
+            for layer, (rows, columns) in enumerate(((2 * WIDTH, WIDTH), (WIDTH, 2 * WIDTH)))
+            for part, size in (("weight", (rows, columns)), ("bias", (rows,)))
+        }
+        for _ in range(2)
+    ]
+    told = {"layer_structure": [1, 2, 1], "activation_func": "linear", "name": name, "step": 1}
+    torch.save({WIDTH: tuple(layers), **told}, folder / f"{name}.pt")
+
+
+def test_a_hypernetwork(webui, settings) -> None:
+    plain = webui.picture("a circle")
+    prompt = "a circle <hypernet:tiny:1>"
+    assert webui.picture(prompt) != plain
+    assert webui.ask("probe/changed")["hypernetworks"] == 1
+    trained(webui, settings, "beside-a-hypernetwork", prompt)
+    assert webui.ask("probe/changed")["hypernetworks"] == 1
+    assert same(webui.tensors("beside-a-hypernetwork"), webui.tensors(UNDISTURBED))
+    assert webui.picture("a circle") == plain
+
+
+def test_merged_tokens(webui, settings) -> None:
+    plain = webui.picture("a circle")
+    with options(webui, token_merging_ratio=0.5):
+        assert webui.picture("a circle") != plain
+        assert webui.ask("probe/changed")["tokens_merged"] == 0.5
+        trained(webui, settings, "beside-merged-tokens", "a circle")
+        assert webui.ask("probe/changed")["tokens_merged"] == 0.5
+    assert same(webui.tensors("beside-merged-tokens"), webui.tensors(UNDISTURBED))
+    assert webui.picture("a circle") == plain
+
+
+def test_tiles(webui, settings) -> None:
+    plain = webui.picture("a circle")
+    assert webui.picture("a circle", tiling=True) != plain
+    before = webui.ask("probe")
+    done = webui.result(webui.train(**settings, name="beside-tiles"))
+    assert done["state"] == "done"
+    assert webui.ask("probe") == before, "padded for tiles as the last picture left it"
+    assert same(webui.tensors("beside-tiles"), webui.tensors(UNDISTURBED))
+    assert webui.picture("a circle") == plain
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["with exact weights beside", "alone"])
+def test_weights_in_8_bits(webui, settings, exact) -> None:
+    plain = webui.picture("a circle")
+    name = f"on-8-bits-{exact}"
+    with options(webui, cache_fp16_weight=exact, fp8_storage="Enable"):
+        webui.picture("a circle")
+        assert webui.ask("probe/changed")["in_8_bits"] > 0
+        trained(webui, settings, name, "a circle")
+        assert webui.ask("probe/changed")["in_8_bits"] > 0
+        assert webui.picture(f"a circle <lora:{name}:1>") != webui.picture("a circle")
+    assert same(webui.tensors(name), webui.tensors(UNDISTURBED)) is exact
+    assert webui.picture("a circle") == plain
