@@ -84,6 +84,7 @@ window.trainyard = window.trainyard || {
     ty.say = function (text, kind = "") {
         const place = ty.at("message");
         clearTimeout(fading);
+        if (!place) return; // "Reload UI" empties the page before it loads it again
         if (kind === "good") fading = setTimeout(() => ty.say(""), GOOD_NEWS_MS);
         place.className = kind ? "trainyard_" + kind : "";
         place.replaceChildren(...(text ? text.split("\n") : []).map((line) => ty.el("p", {}, line)));

@@ -23,7 +23,7 @@
             wait_ms = status.running ? BUSY_MS : IDLE_MS;
         } catch (error) {
             wait_ms = LOST_MS;
-            if (!lost) gone(error);
+            if (!lost && ty.root.isConnected) gone(error);
         }
         if (document.hidden || !ty.root.offsetParent) wait_ms = Math.max(wait_ms, HIDDEN_MS);
         timer = setTimeout(poll, wait_ms);

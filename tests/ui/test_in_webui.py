@@ -146,6 +146,21 @@ def test_a_grid_is_drawn_on_the_borrowed_model(form: WebuiPage, webui: RealWebui
     assert webui.picture() == before
 
 
+def test_reload_ui_leaves_a_training_running(form: WebuiPage) -> None:
+    start(form, "kept", 100_000)
+    form.until("trainyard.status.step && trainyard.status.step.step > 1", 300)
+    form.script("document.getElementById('settings_restart_gradio').click()")
+    form.until("document.body.innerText.includes('Reloading')")
+    form.until("document.querySelector('#tabs button')", 120)
+    uncaught = [error for error in form.console_errors() if "Uncaught" in error]
+    assert [error for error in uncaught if OURS.search(error)] == []
+    form.open()
+    assert form.script(f"return {state('kept')}") == "running"
+    form.press("stop")
+    form.press("dialog_yes")
+    form.until(f"{state('kept')} === 'cancelled'", 120)
+
+
 def test_neither_the_browser_nor_the_webui_complains_about_us(
     opened: WebuiPage, webui: RealWebui
 ) -> None:
