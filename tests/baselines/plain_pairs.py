@@ -24,6 +24,8 @@ ADDIFT: dict[str, object] = {
     "max_timestep": 1000,
 }
 """The preset ADDifT action SD1.5, which is meant for what is in the picture."""
+MULTI_ADDIFT = {name: value for name, value in ADDIFT.items() if name != "original_prompt"}
+"""The same for the pairs of a folder; their captions, which the peer drops, are left to it."""
 DIFFERENCE: dict[str, object] = {
     **PLAIN,
     "rank": 16,

@@ -78,7 +78,7 @@ def test_ours_and_the_peers_are_measured_alike(tiny_checkpoint: Path, tmp_path: 
     assert "0.5:0%/0%  2:0%/0%" in curve
 
 
-@pytest.mark.parametrize("name", ["difference", "addift"])
+@pytest.mark.parametrize("name", ["difference", "addift", "multi_addift"])
 def test_the_peers_pairs_are_trained_with_the_numbers_of_its_presets(
     name: str, tmp_path: Path
 ) -> None:
@@ -86,9 +86,10 @@ def test_the_peers_pairs_are_trained_with_the_numbers_of_its_presets(
     job = {**task.job(tmp_path), **peer.settings, "method": task.method, "checkpoint": "c"}
     last = parse(job).for_second_pass()
     # facts/traintrain.md, shipped presets: 4/4 in the second pass, ADDifT action 4/1, t 500-1000
-    ranks = {"difference": (4, 4), "addift": (4, 1)}
+    ranks = {"difference": (4, 4), "addift": (4, 1), "multi_addift": (4, 1)}
     assert (last.values["rank"], last.values["alpha"]) == ranks[name]
-    assert last.values["original_prompt"] == ""
+    assert last.values.get("original_prompt", "") == ""
+    assert last.values["placements"] == 1
     assert "OUT11" in last.values["blocks"]
     ours = parse({**task.job(tmp_path), "method": task.method, "checkpoint": "c"}).for_second_pass()
     for budget in ("steps", "batch_size"):

@@ -275,6 +275,7 @@ def baselines(folder: Path = BASELINES) -> dict[str, Peer]:
         "ileco": Peer("plain", ileco.train, ileco.PRESET),
         "difference": Peer("plain", TRAIN["difference"], pairs.DIFFERENCE),
         "addift": Peer("plain", TRAIN["addift"], pairs.ADDIFT),
+        "multi_addift": Peer("plain", TRAIN["multi_addift"], pairs.MULTI_ADDIFT),
     }
 
 
