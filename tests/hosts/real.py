@@ -166,8 +166,9 @@ class RealWebui:
         return Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))).convert("RGB")
 
     def options(self, **values: object) -> None:
-        """Changes the webui's settings."""
-        self.ask("sdapi/v1/options", values)
+        """Changes the webui's settings, those of them that its version has."""
+        has = self.ask("sdapi/v1/options")
+        self.ask("sdapi/v1/options", {name: one for name, one in values.items() if name in has})
 
     def train(self, **settings: object) -> int:
         """Starts a job and returns its number."""
