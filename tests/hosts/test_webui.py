@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import urllib.request
 from collections.abc import Iterator
 from urllib.parse import urlencode
 
@@ -154,6 +155,20 @@ def test_prompts_become_what_the_webui_makes_of_them(webui, emphasis) -> None:
             assert found["moved"] or "mychar" not in prompt
     finally:
         webui.options(emphasis="Original", CLIP_stop_at_last_layers=1, comma_padding_backtrack=20)
+
+
+def test_the_webuis_documentation_tells_what_every_route_does(webui) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{webui.port}/docs") as page:
+        assert "/openapi.json" in page.read().decode()
+    paths = webui.ask("openapi.json")["paths"]
+    ours = {path: ways for path, ways in paths.items() if path.startswith("/trainyard/")}
+    told = [way for ways in ours.values() for way in ways.values()]
+    assert len(told) > 20
+    assert all(way["tags"] == ["Trainyard"] for way in told)
+    summaries = [way["summary"] for way in told]
+    assert all(len(text.split()) > 2 for text in summaries), summaries
+    assert len(set(summaries)) == len(summaries), "each says something of its own"
+    assert {"get", "patch", "delete"} <= set(ours["/trainyard/v1/jobs/{job_id}"])
 
 
 def test_checkpoints_are_switched_before_during_and_after(webui, settings) -> None:

@@ -48,9 +48,9 @@ def add_picture_routes(routes: Routes, yard: Yard) -> None:
     file = {**name, "file": "of a picture, as runs/samples lists them"}
     grid = {"name": "of a grid"}
     routes.add("GET", "runs/samples", list_samples, "Pictures drawn during a run", query=name)
-    routes.add("GET", "runs/sample", read_sample, "One of them", query=file, answer=PNG)
+    routes.add("GET", "runs/sample", read_sample, "A picture of a run", query=file, answer=PNG)
     routes.add("GET", "grids", list_grids, "Every grid of pictures")
-    routes.add("GET", "grids/picture", read_grid, "One of them", query=grid, answer=PNG)
+    routes.add("GET", "grids/picture", read_grid, "A grid as a picture", query=grid, answer=PNG)
     routes.add("GET", "grids/proposal", propose_grid, "A job for a grid of a run", query=name)
 
 
