@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
+from trainer.settings.schema import parse
+
 from .bench import HEADERS, STEPS, Bench
 
 
@@ -207,6 +209,7 @@ def test_the_servers_documentation_lists_every_route(bench: Bench) -> None:
         "settings": "object",
         "start": "boolean",
     }
+    assert parse(body["settings"]["example"]).method == "lora"
     (header,) = (one for one in add["parameters"] if one["in"] == "header")
     assert (header["name"], header["required"]) == ("x-trainyard", True)
     job = paths["/trainyard/v1/jobs/{job_id}"]

@@ -12,6 +12,7 @@ from typing import Any
 
 TAG = "Trainyard"
 SETTINGS = "Parameters of a training by name, with `method`; GET schema lists them all."
+EXAMPLE = {"method": "lora", "checkpoint": "model.safetensors", "images": "/pictures/hat"}
 
 Words = Mapping[str, str]
 """Name -> what it is."""
@@ -48,7 +49,7 @@ def described(
     extra: dict[str, Any] = {
         "parameters": parameters,
         "responses": {
-            "200": {"description": "Done", "content": {answer: {}}},
+            "200": {"description": "Done", "content": {answer: {"schema": _answered(answer)}}},
             "409": {"description": "It cannot be done now: {error}"},
             "422": {"description": "What is wrong: {problems: [{where, what, cure}]}"},
         },
@@ -77,9 +78,15 @@ def _parameter(
     }
 
 
-def _property(name: str, text: str) -> dict[str, str]:
+def _answered(kind: str) -> dict[str, str]:
+    if kind == "application/json":
+        return {"type": "object"}
+    return {"type": "string", "format": "binary"}
+
+
+def _property(name: str, text: str) -> dict[str, Any]:
     if name == "settings":
-        return {"type": "object", "description": text}
+        return {"type": "object", "description": text, "example": EXAMPLE}
     if text.startswith("yes or no"):
         return {"type": "boolean", "description": text}
     return {"type": "integer" if text.startswith("a number") else "string", "description": text}
