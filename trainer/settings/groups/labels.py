@@ -46,10 +46,10 @@ class ConceptPoolSettings(PoolSettings):
     """The answers from which a concept is changed."""
 
     pool_latents: str = parameter(
-        "noise",
+        "both",
         choices=("noise", "original", "target", "both"),
-        help="What the noisy pictures are. noise: nothing but noise, at every noise level; the"
-        " quickest, and what changes a concept most surely. target: pictures that the frozen model"
-        " is drawing from that prompt, a little gentler to the rest. original: those of the"
-        " original prompt, which holds on to it. both: half of each.",
+        help="What the noisy pictures are. original, target: pictures that the frozen model is"
+        " drawing from that prompt; from the original alone nothing is learnt. both: half of each,"
+        " which leaves the rest most surely alone. noise: nothing but noise, at every noise level,"
+        " as TrainTrain does; a little quicker, and changes a little more beside the concept.",
     )
