@@ -49,7 +49,7 @@ class ConceptPoolSettings(PoolSettings):
         "both",
         choices=("noise", "original", "target", "both"),
         help="What the noisy pictures are. original, target: pictures that the frozen model is"
-        " drawing from that prompt; from the original alone nothing is learnt. both: half of each,"
+        " drawing from that prompt; the original alone can fail wholly. both: half of each,"
         " which leaves the rest most surely alone. noise: nothing but noise, at every noise level,"
         " as TrainTrain does; a little quicker, and changes a little more beside the concept.",
     )
