@@ -62,7 +62,7 @@ class Page:
         return str(self.script(f"return document.getElementById('trainyard_{name}').innerText"))
 
     def press(self, name: str) -> None:
-        self.until(f"!document.getElementById('trainyard_{name}').disabled")
+        self.until(f"document.getElementById('trainyard_{name}')?.disabled === false")
         self.script(f"document.getElementById('trainyard_{name}').click()")
 
     def type(self, name: str, text: str) -> None:
