@@ -261,23 +261,31 @@ def test_stop_before_the_first_step_saves_nothing(job, tmp_path, tiny_checkpoint
     assert not (tmp_path / "out" / "result.safetensors").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
-def test_ctrl_c_saves_and_exits_with_130(job, tmp_path):
-    arguments = job(steps=100000)
+def training(arguments: list[str], out: Path) -> tuple[subprocess.Popen[str], Path]:
+    """A run in a process of its own that has made its first steps, and its log."""
     process = subprocess.Popen(
         [sys.executable, "-m", "trainer", "train", *arguments],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    log = tmp_path / "out" / "logs" / "result.csv"
+    log = out / "logs" / "result.csv"
     deadline = time.monotonic() + 120
     while not (log.exists() and len(log.read_text().splitlines()) > 2):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
+    return process, log
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+def test_ctrl_c_saves_and_exits_with_130(job, tmp_path):
+    arguments = job(steps=100000)
+    process, _ = training(arguments, tmp_path / "out")
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == status.CANCELLED
+    process.communicate(timeout=60)
+    assert process.returncode == status.CANCELLED
     steps = int(kohya.load(tmp_path / "out" / "result.safetensors")[1]["ss_steps"])
     assert 0 < steps < 100000
 
@@ -308,19 +316,7 @@ def test_a_system_that_wants_its_machine_back_gets_it_and_the_job_goes_on_later(
 ):
     """Also where states are switched off otherwise."""
     arguments = job(steps=100000, save_state_every_steps=0)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trainer", "train", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    log = tmp_path / "out" / "logs" / "result.csv"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and len(log.read_text().splitlines()) > 2):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
+    process, log = training(arguments, tmp_path / "out")
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert process.returncode == status.CANCELLED

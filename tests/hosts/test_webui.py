@@ -9,7 +9,6 @@ import json
 import shutil
 import threading
 import urllib.request
-from collections.abc import Iterator
 from urllib.parse import urlencode
 
 import pytest
@@ -19,21 +18,13 @@ from tests.hosts.real import (
     KIND,
     MARKS,
     OTHER,
-    RealWebui,
     same,
     short_job,
-    started,
 )
 from trainer.demo.checkpoint import CHECKPOINT
 from trainer.networks.kinds import KINDS
 
 pytestmark = MARKS
-
-
-@pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWebui]:
-    with started(tmp_path_factory.mktemp("webui")) as real:
-        yield real
 
 
 @pytest.fixture(scope="module")

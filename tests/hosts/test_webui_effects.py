@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.hosts.real import MARKS, RealWebui, started
+from tests.hosts.real import MARKS, RealWebui
 from trainer.demo.checkpoint import CHECKPOINT
 from trainer.demo.examples import EXAMPLES, prepare_lora
 from trainer.demo.tasks import TASKS
@@ -50,12 +50,6 @@ LESSONS = {
         for name in ("ileco", "difference", "addift", "multi_addift")
     },
 }
-
-
-@pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWebui]:
-    with started(tmp_path_factory.mktemp("webui")) as real:
-        yield real
 
 
 def drawing(webui: RealWebui, name: str) -> Draw:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from urllib.parse import urlencode
 
 import pytest
 
-from tests.hosts.real import MARKS, RealWebui, short_job, started
+from tests.hosts.real import MARKS, RealWebui, short_job
 from trainer.demo.checkpoint import CHECKPOINT
 
 pytestmark = MARKS
@@ -27,12 +26,6 @@ PLACES = {
     "a picture on the way": ("samples:Sampler._draw", True),
 }
 LATE = {"saving": "networks.kohya:save", "the preview": "result:draw_preview"}
-
-
-@pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWebui]:
-    with started(tmp_path_factory.mktemp("webui")) as real:
-        yield real
 
 
 @pytest.fixture(scope="module")

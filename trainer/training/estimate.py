@@ -31,7 +31,7 @@ MARGIN = 1.1
 
 @dataclass(frozen=True)
 class Costs:
-    """What a full-size model of a family costs; tests/test_estimate.py counts it."""
+    """What a full-size model of a family costs; tests/training/test_estimate.py counts it."""
 
     unet_weights: int
     text_weights: int
