@@ -13,7 +13,7 @@ from trainer.bench import run as bench
 from trainer.bench.clock import MB, PeakMemory
 from trainer.bench.report import Row, as_json, table
 from trainer.bench.rivals import Floor, plain_unet, same_weights
-from trainer.bench.run import Setup, measure
+from trainer.bench.run import Place, Setup, measure
 from trainer.bench.works import WORKS
 from trainer.cli import status
 from trainer.hosts.standalone import StandaloneHost
@@ -43,7 +43,8 @@ def network(model: DiffusionModel, blocks: tuple[str, ...] = BLOCKS[1:]) -> Netw
 @pytest.mark.parametrize("work", ["lora", "lora-text", "lora-checkpointing", "ileco", "difference"])
 def test_a_row_holds_every_figure(model, work, monkeypatch):
     monkeypatch.setattr("trainer.bench.works.POOL_SIZE", 4)
-    row = measure(WORKS[work], model, plain_unet(model.unet), "tiny", 64, Setup(CPU, rounds=1))
+    place = Place("tiny", "fp32", 64)
+    row = measure(WORKS[work], model, plain_unet(model.unet), place, Setup(CPU, rounds=1))
     assert ASKED_FOR | {"peak_mb"} <= set(as_json([row])[0])
     assert (row.work, row.checkpoint, row.size_px, row.batch) == (work, "tiny", 64, 1)
     assert row.ratio == row.seconds / row.floor_seconds
@@ -60,8 +61,37 @@ def test_the_command_prints_and_writes_rows(model, tmp_path, monkeypatch, capsys
     given = ["--checkpoint", "world", "--only", "addift", "--rounds", "1", "--device", "cpu"]
     assert cli.main(["bench", *given, "--json", str(path)]) == status.DONE
     (row,) = json.loads(path.read_text())
-    assert row["work"] == "addift"
+    assert (row["work"], row["precision"]) == ("addift", "fp32")
     assert "busy" in capsys.readouterr().out
+
+
+def test_precisions_are_compared(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    host = StandaloneHost(tiny_checkpoint.parent, tmp_path, "cpu")
+
+    def borrowed(device: torch.device, precision: str) -> DiffusionModel:
+        settings = ModelSettings(checkpoint=str(tiny_checkpoint), base_precision=precision)
+        with host.borrow(settings) as model:
+            return model
+
+    monkeypatch.setitem(bench.MODELS, "world", borrowed)
+    given = ["--checkpoint", "world", "--only", "lora", "--rounds", "1", "--device", "cpu"]
+    assert cli.main(["bench", *given, "--precision", "fp32", "--precision", "bf16"]) == status.DONE
+    out = capsys.readouterr().out
+    assert "world 64 px fp32 lora: " in out
+    assert "world 64 px bf16 lora: " in out
+    (compared,) = (line for line in out.splitlines() if line.startswith("lora in bf16 / fp32, "))
+    assert "x the floor in fp32" in compared
+
+
+def test_the_rivals_have_torchs_own_convolutions(model):
+    plain, own = plain_unet(model.unet), model.unet
+    assert type(own.conv_in) is not torch.nn.Conv2d
+    assert type(plain.conv_in) is torch.nn.Conv2d
+    assert plain.conv_in.weight.is_contiguous()
+    latents, told = torch.randn(1, 4, 8, 8), model.encode_prompts([""])
+    with torch.no_grad():
+        found, expected = (unet(latents, 500, told.context)[0] for unet in (plain, own))
+    torch.testing.assert_close(found, expected)
 
 
 def test_checkpointing_is_compared_with_a_plain_step_where_activations_count(
@@ -75,8 +105,8 @@ def test_checkpointing_is_compared_with_a_plain_step_where_activations_count(
     assert measured == [["lora", "world"], ["lora-checkpointing", "world"]]
     (compared,) = (line for line in lines if line[:3] == ["lora-checkpointing", "/", "lora,"])
     assert compared[3:5] == ["world", "256"]
-    assert float(compared[6]) > 0  # x the computing time
-    assert 0.1 < float(compared[11]) < 0.9  # x the peak memory
+    assert float(compared[7]) > 0  # x the computing time
+    assert 0.1 < float(compared[12]) < 0.9  # x the peak memory
 
 
 def test_a_work_that_is_unknown_is_refused(capsys):
@@ -118,7 +148,7 @@ def test_peak_memory_is_what_was_held_at_once():
 
 
 def test_a_table_has_a_line_for_each_row_and_a_mark_for_what_is_missing():
-    row = Row("a", "b", 64, 1, 1.0, 2.0, 0.5, 3, 4, None, None, None, 0.1, 1, 1, 1, 1)
+    row = Row("a", "b", 64, "fp32", 1, 1.0, 2.0, 0.5, 3, 4, None, None, None, 0.1, 1, 1, 1, 1)
     lines = table([row, row]).splitlines()
     assert len(lines) == 3
-    assert lines[1].split()[:8] == ["a", "b", "64", "1", "1.000", "2.000", "0.500", "-"]
+    assert lines[1].split()[:9] == ["a", "b", "64", "fp32", "1", "1.000", "2.000", "0.500", "-"]

@@ -13,10 +13,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from trainer.models.convolution import freeze_convolutions
 from trainer.networks.network import Network
 from trainer.networks.sizes import Sizes
 from trainer.networks.targets import find_targets
 from trainer.settings.groups import BLOCKS
+from trainer.training.memory import keep_inputs
 
 UNITS = ("ResnetBlock2D", "BasicTransformerBlock")
 """What diffusers computes again as a whole under gradient checkpointing."""
@@ -47,6 +49,7 @@ def kept_bytes(
         lambda query, key, value, **how: FusedAttention.apply(query, key, value),
     )
     unet.requires_grad_(False).train()
+    freeze_convolutions(unet, shared=True)
     for module in unet.modules():  # as autocast does
         if isinstance(module, nn.GroupNorm | nn.LayerNorm):
             module.float().register_forward_pre_hook(lambda module, given: (given[0].float(),))
@@ -54,6 +57,25 @@ def kept_bytes(
             module.register_forward_pre_hook(
                 lambda module, given: (given[0].to(module.weight.dtype),)
             )
+    _, by_unit = _pass(unet, family, cells)
+    whole = sum(by_unit.values())
+    keep_inputs(unet, False)
+    inputs, by_unit = _pass(unet, family, cells)
+    attention = {n for n in inputs if ".transformer_blocks." in n and not n.startswith(MIDDLE)}
+
+    def kept(again: Collection[str]) -> int:
+        """What is computed again keeps its input, and all of it in its turn."""
+        rest = sum(size for name, size in by_unit.items() if name not in again)
+        most = max((by_unit.get(name, 0) for name in again), default=0)
+        return rest + sum(inputs[name] for name in again) + most
+
+    return {"": whole, "attention": kept(attention), "all": kept(inputs)}
+
+
+def _pass(
+    unet: UNet2DConditionModel, family: str, cells: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes that go into each unit, and that each keeps ("": what lies in none)."""
     targets = find_targets(unet, [], family=family, blocks=BLOCKS)
     network = Network(targets, "lierla", Sizes(1, 1.0), dtype=unet.dtype, device="meta")
     weights = {p.untyped_storage()._cdata for p in (*unet.parameters(), *network.parameters())}
@@ -77,10 +99,9 @@ def kept_bytes(
     def leave(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         current.pop()
 
-    for module in unet.modules():
-        if type(module).__name__ in UNITS:
-            module.register_forward_pre_hook(enter)
-            module.register_forward_hook(leave)
+    units = [module for module in unet.modules() if type(module).__name__ in UNITS]
+    handles = [module.register_forward_pre_hook(enter) for module in units]
+    handles += [module.register_forward_hook(leave) for module in units]
     told = {"dtype": unet.dtype, "device": "meta"}
     latents = torch.empty(1, 4, cells, cells, **told)
     context = torch.empty(1, 77, unet.config.cross_attention_dim, **told)
@@ -90,12 +111,6 @@ def kept_bytes(
         added = {"added_cond_kwargs": sizes}
     with network, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         unet(latents, torch.empty(1, device="meta"), context, **added)
-    attention = {n for n in inputs if ".transformer_blocks." in n and not n.startswith(MIDDLE)}
-
-    def kept(again: Collection[str]) -> int:
-        """What is computed again keeps its input, and all of it in its turn."""
-        rest = sum(size for name, size in by_unit.items() if name not in again)
-        most = max((by_unit.get(name, 0) for name in again), default=0)
-        return rest + sum(inputs[name] for name in again) + most
-
-    return {"": kept(()), "attention": kept(attention), "all": kept(inputs)}
+    for handle in handles:
+        handle.remove()
+    return inputs, by_unit

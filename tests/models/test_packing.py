@@ -114,7 +114,7 @@ def test_a_model_packed_computes_nearly_the_same(
     assert bytes_of(packed.unet) < 0.4 * bytes_of(exact.unet)
     assert packed.compute_dtype is torch.float32
     assert [t.name for t in targets(packed)] == [t.name for t in targets(exact)]
-    assert type(packed.unet.conv_in) is nn.Conv2d
+    assert not isinstance(packed.unet.conv_in, PackedConv2d)
     assert type(packed.vae.encoder.conv_in) is nn.Conv2d
     assert sum(isinstance(m, PackedLinear) for m in packed.text_encoders[1].modules()) == 3 * 6
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from transformers.models.clip import modeling_clip
@@ -18,7 +17,6 @@ from trainer.control import Control
 from trainer.events import ignore
 from trainer.hosts.standalone import StandaloneHost
 from trainer.models.families import FAMILIES, Family
-from trainer.models.layout import lay_out
 from trainer.models.model import DiffusionModel, assemble_model
 from trainer.networks.network import Network
 from trainer.networks.sizes import Sizes
@@ -198,13 +196,3 @@ def test_checkpointing_everything_keeps_less_than_half(model: DiffusionModel) ->
     with gradient_checkpointing(model, "all"):
         _, with_it = kept_mb(model, ALL)
     assert with_it < 0.5 * without
-
-
-def test_a_cpu_has_the_channels_of_float32_convolutions_last() -> None:
-    for dtype, last in ((torch.float32, True), (torch.bfloat16, False)):
-        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 4)).to(dtype)
-        before = [weight.clone() for weight in module.parameters()]
-        lay_out(module)
-        assert module[0].weight.is_contiguous(memory_format=torch.channels_last) == last
-        assert module[1].weight.is_contiguous()
-        assert all(map(torch.equal, before, module.parameters()))

@@ -18,9 +18,9 @@ from ..control import Control
 from ..demo.checkpoint import CHECKPOINT
 from ..diffusion.schedule import scaled_linear
 from ..hosts.standalone import StandaloneHost
+from ..models.convolution import freeze_convolutions
 from ..models.detect import Detection
 from ..models.families import SD1
-from ..models.layout import lay_out
 from ..models.model import DTYPES, DiffusionModel, Origin
 from ..models.text import PromptEncoder, TextEncoder
 from ..models.tokenizer import clip_tokenizer
@@ -95,7 +95,7 @@ def _drawn(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
             else:
                 weight.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
     module.requires_grad_(False)
-    lay_out(module)
+    freeze_convolutions(module, shared=False)
     return module.eval()
 
 

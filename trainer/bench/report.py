@@ -29,6 +29,7 @@ class Row:
     work: str
     checkpoint: str
     size_px: int
+    precision: str
     batch: int
     seconds: float
     floor_seconds: float
@@ -49,6 +50,7 @@ COLUMNS = (
     ("work", "work", "{}"),
     ("model", "checkpoint", "{}"),
     ("px", "size_px", "{}"),
+    ("in", "precision", "{}"),
     ("batch", "batch", "{}"),
     ("step s", "seconds", "{:.3f}"),
     ("floor s", "floor_seconds", "{:.3f}"),
@@ -81,15 +83,26 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def comparisons(rows: Sequence[Row]) -> Iterator[str]:
-    """A line for each work that is compared with another one, which was measured as well."""
-    found = {(row.checkpoint, row.size_px, row.work): row for row in rows}
+    """A line for each row that has another one to be compared with.
+
+    That is the work which it names, and the same work in the precision that came first.
+    """
+    found = {(row.checkpoint, row.size_px, row.precision, row.work): row for row in rows}
     for row in rows:
-        other = found.get((row.checkpoint, row.size_px, WORKS[row.work].against))
+        where = f"{row.checkpoint} {row.size_px} px"
+        other = found.get((row.checkpoint, row.size_px, row.precision, WORKS[row.work].against))
         if other is not None:
             yield (
-                f"{row.work} / {other.work}, {row.checkpoint} {row.size_px} px:"
+                f"{row.work} / {other.work}, {where} {row.precision}:"
                 f" {row.busy_ratio / other.busy_ratio:.2f} x the computing time,"
                 f" {row.peak_mb / other.peak_mb:.2f} x the peak memory"
+            )
+        first = found.get((row.checkpoint, row.size_px, rows[0].precision, row.work), row)
+        if first is not row:
+            yield (
+                f"{row.work} in {row.precision} / {first.precision}, {where}:"
+                f" {row.seconds / first.seconds:.2f} x the time,"
+                f" {row.seconds / first.floor_seconds:.2f} x the floor in {first.precision}"
             )
 
 

@@ -16,6 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from ..models.convolution import take_over
 from ..models.model import DiffusionModel
 from ..models.text import Conditioning, PromptEncoder
 from ..networks.network import Network
@@ -28,9 +29,13 @@ PEFT_KINDS = ("lierla", "c3lier")
 """Kinds of network that peft's LoRA makes as well."""
 
 
-def same_weights(module: Module) -> Module:
-    """Another module over the very same parameters, without anyone's hooks."""
-    memo: dict[int, object] = {id(tensor): tensor for tensor in module.parameters()}
+def same_weights(module: Module, instead: Mapping[int, object] | None = None) -> Module:
+    """Another module over the very same parameters, without anyone's hooks.
+
+    Args:
+        instead: what takes the place of parts of it, by their `id`.
+    """
+    memo = {id(tensor): tensor for tensor in module.parameters()} | dict(instead or {})
     copied = copy.deepcopy(module, memo)
     for part in copied.modules():
         part._forward_hooks.clear()
@@ -39,13 +44,19 @@ def same_weights(module: Module) -> Module:
 
 
 def plain_unet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """The UNet as diffusers lays it out, for the rivals: the weights that lie otherwise, copied."""
-    plain = same_weights(unet)
-    for module in plain.modules():
-        for name, weight in module._parameters.items():
-            if weight is not None and not weight.is_contiguous():
-                module._parameters[name] = nn.Parameter(weight.contiguous(), requires_grad=False)
-    return plain
+    """The UNet as diffusers makes it, for the rivals: the weights that lie otherwise, copied."""
+    convolutions = (layer for layer in unet.modules() if isinstance(layer, nn.Conv2d))
+    return same_weights(unet, {id(layer): plain_convolution(layer) for layer in convolutions})
+
+
+def plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
+    """torch's own layer with the weight in its usual order."""
+    with torch.device("meta"):
+        plain = nn.Conv2d(layer.in_channels, layer.out_channels, 1)
+    take_over(plain, layer)
+    plain.weight = nn.Parameter(layer.weight.contiguous(), requires_grad=False)
+    plain.bias = layer.bias
+    return plain.eval()
 
 
 def paths(root: nn.Module, targets: Sequence[Target]) -> list[str]:

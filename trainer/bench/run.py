@@ -5,7 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -41,21 +43,29 @@ class Setup:
     """How everything is measured."""
 
     device: torch.device
-    precision: str = "fp32"
+    precisions: tuple[str, ...] = ("fp32",)
     batch: int = 1
     rounds: int = 5
+
+
+class Place(NamedTuple):
+    """On what a work is measured."""
+
+    checkpoint: str
+    precision: str
+    size_px: int
 
 
 def measure_all(
     works: Iterable[str], places: Iterable[tuple[str, Sequence[int]]], setup: Setup
 ) -> Iterator[Row]:
-    """Measures every work on every model at every size."""
+    """Measures every work on every model at every size in every precision."""
     names = list(works)
-    for name, sizes in places:
-        model = MODELS[name](setup.device, setup.precision)
+    for (name, sizes), precision in product(places, setup.precisions):
+        model = MODELS[name](setup.device, precision)
         plain = plain_unet(model.unet)
         for work, size_px in _due([WORKS[name] for name in names], sizes):
-            yield measure(work, model, plain, name, size_px, setup)
+            yield measure(work, model, plain, Place(name, precision, size_px), setup)
 
 
 def _due(works: Sequence[Work], sizes: Iterable[int]) -> list[tuple[Work, int]]:
@@ -73,8 +83,7 @@ def measure(
     work: Work,
     model: DiffusionModel,
     plain: UNet2DConditionModel,
-    checkpoint: str,
-    size_px: int,
+    place: Place,
     setup: Setup,
 ) -> Row:
     """Trains a few steps of a job, the rivals' steps in between.
@@ -85,7 +94,8 @@ def measure(
     Raises:
         BadInput: the job cannot be done on that model.
     """
-    latents_shape = (setup.batch, 4, size_px // LATENT_CELL_PX, size_px // LATENT_CELL_PX)
+    cells = place.size_px // LATENT_CELL_PX
+    latents_shape = (setup.batch, 4, cells, cells)
     latents = torch.randn(latents_shape, generator=torch.Generator().manual_seed(0))
     labelled = work.method in ("ileco", "addift")
 
@@ -101,11 +111,11 @@ def measure(
         settings = job(
             work,
             folder / "pictures",
-            checkpoint=checkpoint,
-            size_px=size_px,
+            checkpoint=place.checkpoint,
+            size_px=place.size_px,
             batch=setup.batch,
             steps=Course.steps(setup.rounds),
-            precision=setup.precision,
+            precision=place.precision,
         )
         host, control = BenchHost(model, folder / "out"), Control()
         began = Moment.now(setup.device)
@@ -124,6 +134,7 @@ def _row(work: Work, course: Course, settings: JobSettings, began: Moment, setup
         work=work.name,
         checkpoint=settings[ModelSettings].checkpoint,
         size_px=settings[SizeSettings].image_size_px[0],
+        precision=settings[ModelSettings].base_precision,
         batch=setup.batch,
         seconds=ours.wall_s,
         floor_seconds=floor.wall_s,

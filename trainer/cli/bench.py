@@ -20,7 +20,12 @@ def add_options(bench: argparse.ArgumentParser) -> None:
     speed.add_argument("--size", type=int, action="append", help="side in px; several times")
     speed.add_argument("--batch", type=int, default=1)
     speed.add_argument("--rounds", type=int, default=5, help="steps of each that are counted")
-    speed.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    speed.add_argument(
+        "--precision",
+        action="append",
+        choices=("fp32", "bf16", "fp16"),
+        help="of the frozen model; fp32 if not given; several times",
+    )
     speed.add_argument("--threads", type=int, help="of the CPU; torch's choice if not given")
     speed.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
     quality = bench.add_argument_group("quality")
@@ -64,7 +69,7 @@ def _bench_speed(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     setup = Setup(
         torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu")),
-        precision=options.precision,
+        precisions=tuple(options.precision or ["fp32"]),
         batch=options.batch,
         rounds=options.rounds,
     )
@@ -74,7 +79,8 @@ def _bench_speed(options: argparse.Namespace) -> int:
         options.only or WORKS, [(name, options.size or SIZES_PX[name]) for name in names], setup
     ):
         rows.append(row)
-        print(f"{row.checkpoint} {row.size_px} px {row.work}: {row.ratio:.3f}", flush=True)
+        where = f"{row.checkpoint} {row.size_px} px {row.precision}"
+        print(f"{where} {row.work}: {row.ratio:.3f}", flush=True)
         if options.json:
             options.json.write_text(json.dumps(as_json(rows), indent=1), "utf-8")
     print("\n".join([table(rows), *comparisons(rows), NOTES]))

@@ -73,6 +73,7 @@ def assembled(
     vae: Tensors | None,
     origin: Origin,
     style: PromptStyle | None = None,
+    shared: bool = True,
 ) -> DiffusionModel:
     """The model over a checkpoint's tensors, as a job's settings want it.
 
@@ -83,6 +84,7 @@ def assembled(
         clip_skip: where the settings leave it to the host.
         vae: another VAE than the checkpoint's, named as in a VAE file.
         style: how prompts are read; None: as the webui does by default.
+        shared: whether somebody else holds the tensors too.
     """
     stored = tensors[CONV_IN].dtype
     predicted = chosen_prediction(settings, said)
@@ -99,4 +101,5 @@ def assembled(
         vae_tensors=vae_part(tensors) if vae is None else vae,
         origin=origin,
         style=style,
+        shared=shared,
     )

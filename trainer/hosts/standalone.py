@@ -14,7 +14,6 @@ from ..errors import BadInput, Problem
 from ..models.checkpoint import EXTENSIONS, legacy_hash, metadata, read_tensors
 from ..models.detect import Detection, detect
 from ..models.hashes import HashCache
-from ..models.layout import lay_out
 from ..models.model import DiffusionModel, Origin
 from ..models.prediction import ZERO_SNR_MARK, marked_prediction
 from ..paths import is_there, user_path
@@ -86,7 +85,7 @@ class StandaloneHost:
         """See `Host.borrow`; here the model is loaded and dropped."""
         path = self._find("checkpoint", settings.checkpoint)
         tensors = read_tensors(path, "checkpoint")
-        model = assembled(
+        yield assembled(
             settings,
             tensors,
             trainable(settings.checkpoint, detect(tensors)),
@@ -101,9 +100,8 @@ class StandaloneHost:
                 legacy_hash(path),
                 Path(settings.vae).name,
             ),
+            shared=False,
         )
-        lay_out(model.unet)
-        yield model
 
     def _find(self, where: str, name: str) -> Path:
         """A file by path, by name inside `models_dir`, or by name without extension.

@@ -14,6 +14,7 @@ from ..data.buckets import LATENT_CELL_PX
 from ..diffusion.schedule import NoiseSchedule, PredictionType, scaled_linear, zero_terminal_snr
 from ..errors import BadInput, Problem
 from .assemble import assemble_text_encoder, assemble_unet, assemble_vae
+from .convolution import freeze_convolutions
 from .families import Family
 from .packing import STORAGES, Storage, place
 from .prediction import predicts_velocity
@@ -216,6 +217,7 @@ def assemble_model(
     vae_tensors: Mapping[str, torch.Tensor] | None = None,
     origin: Origin | None = None,
     style: PromptStyle | None = None,
+    shared: bool = True,
 ) -> DiffusionModel:
     """Assembles the model over a checkpoint's tensors: the tensors themselves where they fit.
 
@@ -227,6 +229,7 @@ def assemble_model(
             where the family has both kinds.
         zero_snr: the model was trained with a last step of pure noise.
         style: how prompts in the webui's syntax are read.
+        shared: whether somebody else holds the tensors too.
 
     Raises:
         BadInput: when tensors are missing or of another shape than the layout demands, or when a
@@ -240,7 +243,8 @@ def assemble_model(
     ]
     own = [vae] if place(vae, device, vae_dtype) else []
     own += [one.model for one in encoders if place(one.model, device, dtype, storage)]
-    place(unet, device, dtype, storage)
+    copied = place(unet, device, dtype, storage)
+    freeze_convolutions(unet, shared=shared and not copied)
     if prediction_type is None:
         velocity = family.unmarked_velocity and predicts_velocity(unet)
         prediction_type = "v_prediction" if velocity else "epsilon"

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
+from .convolution import take_over
+
 PACKED_INSIDE = ("down_blocks.", "mid_block.", "up_blocks.", "text_model.encoder.")
 """Layers are packed inside these; the few others are small, and sensitive."""
 TINY = 1e-12
@@ -71,9 +73,7 @@ class _Packed:
     def take(self, layer: nn.Linear | nn.Conv2d, storage: Storage, dtype: torch.dtype) -> None:
         """Takes over a layer's sizes and bias, and its weight in 8 bits."""
         module: Any = self
-        for name, value in vars(layer).items():
-            if not name.startswith("_"):  # sizes, strides and the like
-                setattr(module, name, value)
+        take_over(module, layer)
         module.computed_in = dtype
         packed, scale = pack(layer.weight.detach(), storage)
         module.register_buffer("packed", packed, persistent=False)

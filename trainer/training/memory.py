@@ -15,6 +15,7 @@ from functools import cache
 
 from diffusers import Transformer2DModel, UNet2DConditionModel
 
+from ..models.convolution import FrozenConv2d
 from ..models.model import DiffusionModel
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -55,6 +56,8 @@ def kept_memory() -> Iterator[None]:
 def gradient_checkpointing(model: DiffusionModel, parts: str) -> Iterator[None]:
     """Fewer results kept for the backward pass, which computes them again, for a `with` block.
 
+    Frozen convolutions, which need no input for it, do without.
+
     It works in training mode only; these models set dropout, which that mode is for, to 0.
 
     Args:
@@ -67,6 +70,7 @@ def gradient_checkpointing(model: DiffusionModel, parts: str) -> Iterator[None]:
         model.unet.enable_gradient_checkpointing()
     for part in () if whole else transformers(model.unet):
         part.gradient_checkpointing = True
+    keep_inputs(model.unet, False)
     for encoder in encoders:
         enable = encoder.gradient_checkpointing_enable
         if inspect.signature(enable).parameters:
@@ -78,10 +82,18 @@ def gradient_checkpointing(model: DiffusionModel, parts: str) -> Iterator[None]:
         yield
     finally:
         model.unet.disable_gradient_checkpointing()
+        keep_inputs(model.unet, True)
         model.unet.eval()
         for encoder in encoders:
             encoder.gradient_checkpointing_disable()
             encoder.eval()
+
+
+def keep_inputs(unet: UNet2DConditionModel, keep: bool) -> None:
+    """Whether the convolutions keep their inputs for the backward pass."""
+    for module in unet.modules():
+        if isinstance(module, FrozenConv2d):
+            module.keeps_input = keep
 
 
 def transformers(unet: UNet2DConditionModel) -> list[Transformer2DModel]:
