@@ -223,29 +223,22 @@ class OneOfTwo(StandaloneHost):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_two_webuis_with_one_lora_folder_and_one_name(
+def test_two_webuis_with_one_lora_folder_train_a_name_one_at_a_time(
     overwrite: bool, job: Callable[..., JobSettings], tmp_path: Path
 ) -> None:
-    """Both begin when there is no such file; the second to end keeps the other's."""
+    """Each has logs and states of its own, but both would write the same copies and results."""
     first, second = (OneOfTwo(tmp_path, tmp_path / "out", name) for name in ("first", "second"))
-    settings, events = job(overwrite=overwrite, save_preview=True), []
-    theirs = at_step(2, lambda: run_job(settings, first, control=Control(), sink=ignore))
-    outcome = run_job(settings, second, control=Control(), sink=fan_out(theirs, events.append))
-    file = first.output_dir / "hat.safetensors"
-    kept = {path.name for path in first.output_dir.glob("hat*") if "-step" not in path.name}
-    if overwrite:
-        assert outcome.file == file
-        assert kept == {"hat.safetensors", "hat.json", "hat.png"}
-        return
-    assert outcome.file == file.with_name("hat-2.safetensors")
-    assert kept == {f"hat{n}.{kind}" for n in ("", "-2") for kind in ("safetensors", "json", "png")}
-    ids = [kohya.load(path)[1]["ss_session_id"] for path in (file, outcome.file)]
-    assert ids[0] != ids[1]
-    told = (
-        "Another training has saved hat.safetensors meanwhile; this one becomes hat-2.safetensors"
-    )
-    assert Notice(told) in events
-    assert [e.path for e in events if isinstance(e, Saved) and e.final] == [outcome.file]
+    settings = job(overwrite=overwrite)
+
+    def begin_as_well() -> None:
+        told = f"process {os.getpid()} is already training 'hat' - use another name"
+        with pytest.raises(BadInput, match=told):
+            run_job(settings, second, control=Control(), sink=ignore)
+
+    sink = at_step(2, begin_as_well)
+    assert run_job(settings, first, control=Control(), sink=sink).steps == STEPS
+    kept = sorted(path.name for path in first.output_dir.iterdir())
+    assert kept == ["hat-step00000002.safetensors", "hat.json", "hat.safetensors"]
 
 
 def test_a_run_that_was_stopped_and_saved_replaces_its_own_file(
@@ -369,4 +362,4 @@ def test_a_system_that_really_refuses_to_write(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert left <= {"hat.csv", ".hat.lock", "hashes.json"}
+    assert left <= {"hat.csv", "hashes.json"}
