@@ -106,10 +106,11 @@ def _locks(host: Host, name: str) -> list[FileLock]:
 
 
 def _beginning(settings: JobSettings, states: StateFolder, saved: State | None) -> Beginning | None:
-    """What a job that goes on has drawn before; a seed that is set is not drawn."""
+    """What a job that goes on has drawn before; a seed that is set now is not drawn."""
     if saved is not None:
         return saved.beginning
-    return states.beginning() if settings[TrainingSettings].seed == -1 else None
+    noted, seed = states.beginning(), settings[TrainingSettings].seed
+    return noted if noted is not None and seed in (-1, noted.seed) else None
 
 
 def _run(
@@ -137,8 +138,7 @@ def _run(
                 beginning=beginning,
                 goes_on=saved is not None,
             )
-            if settings[TrainingSettings].seed == -1:
-                states.begin(session.beginning)
+            states.begin(session.beginning)
             session.recorder = Recorder(
                 states,
                 settings.as_dict(),

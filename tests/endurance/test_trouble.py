@@ -241,6 +241,51 @@ def test_two_webuis_with_one_lora_folder_train_a_name_one_at_a_time(
     assert kept == ["hat-step00000002.safetensors", "hat.json", "hat.safetensors"]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_that_another_training_has_put_there_meanwhile_stay(
+    overwrite: bool, job: Callable[..., JobSettings], host: StandaloneHost
+) -> None:
+    theirs = run_job(job(name="cap"), host, control=Control(), sink=ignore).file
+    assert theirs is not None
+    names = [f"hat{which}.safetensors" for which in ("-step00000002", "")]
+    events: list[Event] = []
+
+    def put() -> None:
+        for name in names:
+            shutil.copy(theirs, host.output_dir / name)
+
+    run_job(
+        job(overwrite=overwrite, save_preview=True),
+        host,
+        control=Control(),
+        sink=fan_out(at_step(1, put), events.append),
+    )
+    kept = [(host.output_dir / name).read_bytes() == theirs.read_bytes() for name in names]
+    assert kept == [not overwrite] * 2
+    number = "" if overwrite else "-2"
+    saved = [event.path for event in events if isinstance(event, Saved)]
+    assert [path.stem for path in saved] == [f"hat-step00000002{number}", f"hat{number}"]
+    assert all(saved[-1].with_suffix(suffix).is_file() for suffix in (".json", ".png"))
+    told = f"{names[1]} is of another training and stays; this one becomes hat-2.safetensors"
+    assert (Notice(told) in events) is not overwrite
+
+
+def test_a_job_that_begins_anew_without_a_state_replaces_its_own_copies(
+    job: Callable[..., JobSettings], host: StandaloneHost
+) -> None:
+    settings = job(save_state_every_steps=0, save_state_every_minutes=0)
+
+    def die() -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        run_job(settings, host, control=Control(), sink=at_step(STEPS, die))
+    assert (host.output_dir / "hat-step00000002.safetensors").is_file()
+    run_job(settings, host, control=Control(), sink=ignore, resume=True)
+    found = {path.stem for path in host.output_dir.glob("*.safetensors")}
+    assert found == {"hat-step00000002", "hat"}
+
+
 def test_a_run_that_was_stopped_and_saved_replaces_its_own_file(
     job: Callable[..., JobSettings], host: StandaloneHost
 ) -> None:
@@ -362,4 +407,4 @@ def test_a_system_that_really_refuses_to_write(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert left <= {"hat.csv", "hashes.json"}
+    assert left <= {"hat.csv", "beginning.json", "hashes.json"}

@@ -49,8 +49,8 @@ def save(
 ) -> Path:
     """Saves the network as it is now, with the facts of the run; returns the file.
 
-    A result does not replace a file that another run has put in its place meanwhile, unless
-    files may be overwritten: it takes the next free name.
+    No file of another run is replaced unless files may be overwritten: this one then takes the
+    next free name.
 
     Raises:
         BadInput: the result cannot be written to its place; it then says where it lies instead. A
@@ -61,7 +61,7 @@ def save(
     with loop.averaged():
         tensors = network.tensors(DTYPES[output.save_precision], strength)
     metadata = build_metadata(session.settings, run_facts(session, network, loop, data))
-    if final and path == session.plan.output_file and not output.overwrite:
+    if not output.overwrite:
         path = _own_place(session, path)
     try:
         kohya.save(path, tensors, metadata)
@@ -81,7 +81,7 @@ def _own_place(session: Session, path: Path) -> Path:
         number += 1
         place = path.with_name(f"{path.stem}-{number}{path.suffix}")
     if place != path:
-        what = f"Another training has saved {path.name} meanwhile; this one becomes {place.name}"
+        what = f"{path.name} is of another training and stays; this one becomes {place.name}"
         session.sink(Notice(what))
     return place
 
