@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -114,24 +116,44 @@ def test_states_copies_and_log_may_fail_while_the_result_is_saved(
     assert not (host.log_dir / "hat.csv").exists()
 
 
+@pytest.mark.parametrize("logs_too", [False, True])
 def test_a_result_that_cannot_go_to_its_folder_is_kept_elsewhere_and_the_job_goes_on_later(
-    job: Callable[..., JobSettings], host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+    logs_too: bool,
+    job: Callable[..., JobSettings],
+    host: StandaloneHost,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    real = kohya.write_bytes
+    kept = host.log_dir / "rescued"
+    closed = (host.output_dir, kept) if logs_too else (host.output_dir,)
+    theirs = run_job(job(name="cap"), host, control=Control(), sink=ignore).file
+    assert theirs is not None
+    kept.mkdir()
+    shutil.copy(theirs, kept / "hat.safetensors")  # rescued before, and not fetched yet
 
-    def write(path: Path, data: bytes) -> None:
-        if path.parent == host.output_dir:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        real(path, data)
+    def refusing(real: Callable[..., object]) -> Callable[..., object]:
+        def refuse(path: Path, *rest: object, **named: object) -> object:
+            if path.parent in closed and path.suffix == ".safetensors":
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return real(path, *rest, **named)
+
+        return refuse
+
+    def take_permission() -> None:
+        patched.setattr(kohya, "write_bytes", refusing(kohya.write_bytes))
+        patched.setattr(Path, "stat", refusing(Path.stat))
 
     with monkeypatch.context() as patched:
-        patched.setattr(kohya, "write_bytes", write)
+        patched.setattr(tempfile, "tempdir", str(tmp_path))
         with pytest.raises(BadInput) as refused:
-            run_job(job(), host, control=Control(), sink=ignore)
+            run_job(job(), host, control=Control(), sink=at_step(1, take_permission))
     (problem,) = refused.value.problems
-    rescued = host.log_dir / "rescued/hat.safetensors"
     assert problem.where == str(host.output_dir / "hat.safetensors")
-    assert "Permission denied" in problem.what and str(rescued) in problem.cure
+    assert "Permission denied" in problem.what
+    found = re.fullmatch("it was saved as (.*): move it to its place", problem.cure)
+    assert found
+    rescued = Path(found[1])
+    assert rescued.parent.parent == tmp_path if logs_too else rescued == kept / "hat-2.safetensors"
     assert kohya.load(rescued)[1]["ss_steps"] == str(STEPS)
     run_job(job(), host, control=Control(), sink=ignore, resume=True)
     tensors = [kohya.load(path)[0] for path in (rescued, host.output_dir / "hat.safetensors")]
