@@ -160,6 +160,20 @@ def test_a_result_that_cannot_go_to_its_folder_is_kept_elsewhere_and_the_job_goe
     assert all(tensors[0][name].equal(tensors[1][name]) for name in tensors[0])
 
 
+def test_a_folder_that_may_not_be_looked_into_is_named(
+    job: Callable[..., JobSettings], host: StandaloneHost
+) -> None:
+    host.output_dir.mkdir()
+    host.output_dir.chmod(0)
+    try:
+        if os.access(host.output_dir, os.X_OK):
+            pytest.skip("this user may look into every folder")
+        with pytest.raises(BadInput, match="output folder: .* cannot be written to: Permission"):
+            run_job(job(), host, control=Control(), sink=ignore)
+    finally:
+        host.output_dir.chmod(0o755)
+
+
 def test_folders_that_are_removed_in_the_middle_are_made_again(
     job: Callable[..., JobSettings], host: StandaloneHost
 ) -> None:
