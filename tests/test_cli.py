@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import json
 import os
 import shlex
@@ -19,8 +21,9 @@ from safetensors.torch import save_file
 from trainer import cli
 from trainer.cli import status
 from trainer.cli.job_files import read_job
+from trainer.cli.progress import show_progress
 from trainer.control import Control, Request
-from trainer.events import Notice, StepDone
+from trainer.events import Notice, PhaseProgress, PhaseStarted, StepDone
 from trainer.hosts.standalone import StandaloneHost
 from trainer.networks import kohya
 from trainer.run import run_job
@@ -335,3 +338,18 @@ def test_a_system_that_wants_its_machine_back_gets_it_and_the_job_goes_on_later(
 
     run_job(read_job(Path(arguments[0])), host, control=control, sink=hear, resume=True)
     assert Notice(f"Going on after step {rows}") in events
+
+
+def test_progress_that_nobody_can_be_shown_ends_no_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class FullDisk(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stdout", FullDisk())
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    with show_progress() as show:
+        for event in (PhaseStarted("Loading"), PhaseStarted("Training", 2), PhaseProgress(1)):
+            show(event)
+        show(Notice("all is well"))

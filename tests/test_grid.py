@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from trainer.evaluate import draw
 from trainer.events import Event, Notice, PhaseProgress, Saved
 from trainer.grid import draw_grid
 from trainer.hosts.standalone import StandaloneHost
+from trainer.lock import FileLock
 from trainer.networks import kohya
 from trainer.networks.lora import Lora
 from trainer.networks.network import Network
@@ -142,3 +145,23 @@ def test_a_file_is_opened_with_its_own_kind_and_rank(files: list[Path]) -> None:
     assert len(one.targets) < len(two.targets) == len(targets)
     assert not any(weight.requires_grad for weight in one.parameters())
     assert isinstance(one.adapters[one.targets[0].name], Lora)
+
+
+def test_a_grid_is_drawn_by_one_program_at_a_time(
+    tiny_checkpoint: Path, files: list[Path], tmp_path: Path
+) -> None:
+    told = f"process {os.getpid()} is already drawing 'grid' - use another name"
+    lock = FileLock(tmp_path / "logs/grids/.grid.lock", "drawing 'grid'")
+    with lock, pytest.raises(BadInput, match=told):
+        run(settings(tiny_checkpoint, files), tmp_path)
+
+
+def test_a_full_disk_is_told(
+    tiny_checkpoint: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("trainer.grid.write_bytes", full)
+    with pytest.raises(BadInput, match=r"grid.png: cannot be written: No space left .* again"):
+        run(settings(tiny_checkpoint, files, strengths="1"), tmp_path)

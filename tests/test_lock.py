@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +50,61 @@ def test_a_dead_process_holds_nothing_and_a_living_one_is_named(tmp_path: Path) 
         process.kill()
         process.wait()
     FileLock(path).acquire()
+
+
+def test_the_file_goes_with_the_lock_unless_it_is_another_one_by_now(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with FileLock(path):
+        assert path.is_file()
+    assert not path.exists()
+    first, second = FileLock(path), FileLock(path)
+    first.acquire()
+    path.unlink()  # somebody tidies up
+    second.acquire()
+    first.release()
+    with pytest.raises(BadInput):
+        FileLock(path).acquire()
+
+
+def test_a_file_that_is_removed_between_opening_and_locking_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    holder, calls = FileLock(path), []
+
+    def lock(file: object) -> None:
+        calls.append(file)
+        if len(calls) == 1:
+            holder.release()
+
+    holder.acquire()
+    with monkeypatch.context() as patched:
+        patched.setattr("trainer.lock._lock", lock)
+        FileLock(path).acquire()
+    assert len(calls) == 2
+    assert path.is_file()
+
+
+def test_a_holder_on_another_machine_is_named_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(platform, "node", lambda: "attic")
+        lock = FileLock(tmp_path / "lock", "drawing", "wait for it")
+        lock.acquire()
+    with pytest.raises(
+        BadInput, match=f"process {os.getpid()} on attic is already drawing - wait for it"
+    ):
+        FileLock(tmp_path / "lock", "drawing", "wait for it").acquire()
+
+
+def test_a_drive_that_knows_no_locks_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(file: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("trainer.lock._lock", refuse)
+    with FileLock(tmp_path / "lock") as lock:
+        assert lock.held
+    assert "this drive has no locks" in caplog.text

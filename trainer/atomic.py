@@ -18,7 +18,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     A folder that is missing, or was removed meanwhile, is made.
 
     Raises:
-        OSError: it cannot be written; a file that was there before is as it was.
+        OSError: it cannot be written, and it names the file; one that was there before is as it
+            was.
     """
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +29,9 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk says nothing of what it was full for
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise

@@ -19,6 +19,7 @@ from .evaluate.draw import draw_pictures
 from .evaluate.sheet import Block, labelled_sheet
 from .events import Notice, PhaseProgress, PhaseStarted, Saved, Sink
 from .hosts.protocol import Host
+from .lock import FileLock
 from .models.model import DiffusionModel
 from .networks import kohya
 from .networks.network import Network
@@ -51,12 +52,21 @@ def draw_grid(settings: GridSettings, host: Host, *, control: Control, sink: Sin
         The picture; None when it was stopped without saving, or before the first cell.
 
     Raises:
-        BadInput: a file is missing or not for this model, or the name is taken.
+        BadInput: a file is missing or not for this model, the name is taken, if only by another
+            program that draws it now, or the picture cannot be written.
         OutOfMemory: the pictures are too large for this machine.
     """
     sink(PhaseStarted("Checking the files"))
     path = grid_file(host, settings.name)
     _check(settings, path)
+    cure = "use another name, or let it finish or stop it there"
+    with FileLock(path.with_name(f".{settings.name}.lock"), f"drawing {settings.name!r}", cure):
+        return _drawn(settings, host, path, control=control, sink=sink)
+
+
+def _drawn(
+    settings: GridSettings, host: Host, path: Path, *, control: Control, sink: Sink
+) -> Path | None:
     drawn: dict[Cell, Image.Image] = {}
     sink(PhaseStarted("Loading the checkpoint"))
     try:
@@ -169,11 +179,20 @@ def _blocks(settings: GridSettings, drawn: dict[Cell, Image.Image]) -> list[Bloc
 
 
 def _save(sheet: Image.Image, path: Path, settings: GridSettings) -> None:
-    """Writes the sheet whole or not at all; it says in itself how it was drawn."""
+    """Writes the sheet whole or not at all; it says in itself how it was drawn.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
     info = PngInfo()
     shown = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     lines = "\n".join(f"{name}: {value}" for name, value in shown.items())
     info.add_itxt("trainyard_grid", as_unicode(lines))
     drawn = io.BytesIO()
     sheet.save(drawn, "PNG", pnginfo=info)
-    write_bytes(path, drawn.getvalue())
+    try:
+        write_bytes(path, drawn.getvalue())
+    except OSError as error:
+        what = f"cannot be written: {error.strerror or error}"
+        cure = "check the folder, its permissions and the space on the disk; then draw it again"
+        raise BadInput([Problem(str(path), what, cure)]) from error

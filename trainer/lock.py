@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import BadInput, Problem
+
+log = logging.getLogger(__name__)
 
 if sys.platform == "win32":
     import msvcrt
@@ -20,25 +24,41 @@ if sys.platform == "win32":
         file.seek(_FAR_BYTE)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
+    def _give_back(file: BinaryIO, path: Path) -> None:
+        file.close()
+        path.unlink()  # refused where somebody else has opened it by now
+
 else:
     import fcntl
 
     def _lock(file: BinaryIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
+    def _give_back(file: BinaryIO, path: Path) -> None:
+        with file:  # removed while it is locked, so that it is nobody else's yet
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                path.unlink()
+
 
 class FileLock:
     """The right to work on something; the operating system takes it back from a dead process."""
 
-    def __init__(self, path: Path, work: str = "working on this queue") -> None:
+    def __init__(
+        self,
+        path: Path,
+        work: str = "working on this queue",
+        cure: str = "let it finish or stop it there, then start again",
+    ) -> None:
         """Takes nothing yet.
 
         Args:
-            path: a file for the lock alone, which stays when the lock is given back.
+            path: a file for the lock alone, which goes when the lock is given back.
             work: what its holder does, for the message to others.
+            cure: what others can do, for the same.
         """
         self._path = path
         self._work = work
+        self._cure = cure
         self._file: BinaryIO | None = None
 
     @property
@@ -54,38 +74,46 @@ class FileLock:
         """
         if self._file is not None:
             return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            what = f"cannot be made: {error.strerror or error}"
-            cure = "check the folder and its permissions"
-            raise BadInput([Problem(str(self._path), what, cure)]) from error
-        file = os.fdopen(descriptor, "r+b")
-        try:
-            _lock(file)
-        except OSError:
-            file.seek(0)
-            holder = file.read(20).decode("ascii", "replace").strip()
-            file.close()
-            who = f"process {holder}" if holder else "another process"
-            cure = "let it finish or stop it there, then start again"
-            raise BadInput(
-                [Problem(str(self._path), f"{who} is already {self._work}", cure)]
-            ) from None
+        file = self._locked()
+        while os.fstat(file.fileno()).st_nlink == 0 and not self._path.exists():
+            file.close()  # its former holder removed it after it was opened here
+            file = self._locked()
         self._file = file
         with contextlib.suppress(OSError):  # on a full disk others are not told who it is
             file.seek(0)
             file.truncate()
-            file.write(str(os.getpid()).encode("ascii"))
+            file.write(f"{os.getpid()} {platform.node()}".encode())
             file.flush()
 
     def release(self) -> None:
         """Gives the lock back; without one, changes nothing."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # what could not be written above
-                self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # also what could not be written above
+                _give_back(file, self._path)
+
+    def _locked(self) -> BinaryIO:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        except OSError as error:
+            what = f"cannot be made: {error.strerror or error}"
+            cure = "check the folder and its permissions"
+            raise BadInput([Problem(str(self._path), what, cure)]) from error
+        try:
+            _lock(file)
+        except (BlockingIOError, PermissionError):
+            with file:
+                what = f"{_holder(file)} is already {self._work}"
+            raise BadInput([Problem(str(self._path), what, self._cure)]) from None
+        except OSError as error:  # some network drives
+            reason = error.strerror or error
+            log.warning(
+                "%s: this drive has no locks (%s); let one program at a time use it",
+                self._path,
+                reason,
+            )
+        return file
 
     def __enter__(self) -> FileLock:
         self.acquire()
@@ -93,3 +121,12 @@ class FileLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _holder(file: BinaryIO) -> str:
+    """Who holds a lock, by what it wrote into the file."""
+    file.seek(0)
+    process, _, machine = file.read().decode("utf-8", "replace").partition(" ")
+    if not process:
+        return "another process"
+    return f"process {process}" + (f" on {machine}" if machine != platform.node() else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -85,19 +86,31 @@ def _checked(
     plan = make_plan(settings if saved is None else settings.replace(overwrite=True), host)
     for warning in plan.warnings:
         sink(Notice(warning))
-    lock = FileLock(host.log_dir / "states" / f".{output.name}.lock", f"training {output.name!r}")
-    with lock:
+    with ExitStack() as stack:
+        for lock in _locks(host, output.name):
+            stack.enter_context(lock)
         _sweep(host, output.name)
         if saved is None:
             states.clear()
         return _run(settings, plan, host, states, saved, beginning, control=control, sink=sink)
 
 
+def _locks(host: Host, name: str) -> list[FileLock]:
+    """For the files of a name, and for its states, log and pictures on the way.
+
+    Two webuis may have either folder in common: a name is trained by one of them at a time.
+    """
+    cure = "use another name, or let it finish or stop it there and start again"
+    folders = (host.output_dir, host.log_dir / "states")
+    return [FileLock(folder / f".{name}.lock", f"training {name!r}", cure) for folder in folders]
+
+
 def _beginning(settings: JobSettings, states: StateFolder, saved: State | None) -> Beginning | None:
-    """What a job that goes on has drawn before; a seed that is set is not drawn."""
+    """What a job that goes on has drawn before; a seed that is set now is not drawn."""
     if saved is not None:
         return saved.beginning
-    return states.beginning() if settings[TrainingSettings].seed == -1 else None
+    noted, seed = states.beginning(), settings[TrainingSettings].seed
+    return noted if noted is not None and seed in (-1, noted.seed) else None
 
 
 def _run(
@@ -125,8 +138,7 @@ def _run(
                 beginning=beginning,
                 goes_on=saved is not None,
             )
-            if settings[TrainingSettings].seed == -1:
-                states.begin(session.beginning)
+            states.begin(session.beginning)
             session.recorder = Recorder(
                 states,
                 settings.as_dict(),

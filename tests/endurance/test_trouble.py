@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -114,28 +116,62 @@ def test_states_copies_and_log_may_fail_while_the_result_is_saved(
     assert not (host.log_dir / "hat.csv").exists()
 
 
+@pytest.mark.parametrize("logs_too", [False, True])
 def test_a_result_that_cannot_go_to_its_folder_is_kept_elsewhere_and_the_job_goes_on_later(
-    job: Callable[..., JobSettings], host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+    logs_too: bool,
+    job: Callable[..., JobSettings],
+    host: StandaloneHost,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    real = kohya.write_bytes
+    kept = host.log_dir / "rescued"
+    closed = (host.output_dir, kept) if logs_too else (host.output_dir,)
+    theirs = run_job(job(name="cap"), host, control=Control(), sink=ignore).file
+    assert theirs is not None
+    kept.mkdir()
+    shutil.copy(theirs, kept / "hat.safetensors")  # rescued before, and not fetched yet
 
-    def write(path: Path, data: bytes) -> None:
-        if path.parent == host.output_dir:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        real(path, data)
+    def refusing(real: Callable[..., object]) -> Callable[..., object]:
+        def refuse(path: Path, *rest: object, **named: object) -> object:
+            if path.parent in closed and path.suffix == ".safetensors":
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return real(path, *rest, **named)
+
+        return refuse
+
+    def take_permission() -> None:
+        patched.setattr(kohya, "write_bytes", refusing(kohya.write_bytes))
+        patched.setattr(Path, "stat", refusing(Path.stat))
 
     with monkeypatch.context() as patched:
-        patched.setattr(kohya, "write_bytes", write)
+        patched.setattr(tempfile, "tempdir", str(tmp_path))
         with pytest.raises(BadInput) as refused:
-            run_job(job(), host, control=Control(), sink=ignore)
+            run_job(job(), host, control=Control(), sink=at_step(1, take_permission))
     (problem,) = refused.value.problems
-    rescued = host.log_dir / "rescued/hat.safetensors"
     assert problem.where == str(host.output_dir / "hat.safetensors")
-    assert "Permission denied" in problem.what and str(rescued) in problem.cure
+    assert "Permission denied" in problem.what
+    found = re.fullmatch("it was saved as (.*): move it to its place", problem.cure)
+    assert found
+    rescued = Path(found[1])
+    assert rescued.parent.parent == tmp_path if logs_too else rescued == kept / "hat-2.safetensors"
     assert kohya.load(rescued)[1]["ss_steps"] == str(STEPS)
     run_job(job(), host, control=Control(), sink=ignore, resume=True)
     tensors = [kohya.load(path)[0] for path in (rescued, host.output_dir / "hat.safetensors")]
     assert all(tensors[0][name].equal(tensors[1][name]) for name in tensors[0])
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named(
+    job: Callable[..., JobSettings], host: StandaloneHost
+) -> None:
+    host.output_dir.mkdir()
+    host.output_dir.chmod(0)
+    try:
+        if os.access(host.output_dir, os.X_OK):
+            pytest.skip("this user may look into every folder")
+        with pytest.raises(BadInput, match="output folder: .* cannot be written to: Permission"):
+            run_job(job(), host, control=Control(), sink=ignore)
+    finally:
+        host.output_dir.chmod(0o755)
 
 
 def test_folders_that_are_removed_in_the_middle_are_made_again(
@@ -223,29 +259,67 @@ class OneOfTwo(StandaloneHost):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_two_webuis_with_one_lora_folder_and_one_name(
+def test_two_webuis_with_one_lora_folder_train_a_name_one_at_a_time(
     overwrite: bool, job: Callable[..., JobSettings], tmp_path: Path
 ) -> None:
-    """Both begin when there is no such file; the second to end keeps the other's."""
+    """Each has logs and states of its own, but both would write the same copies and results."""
     first, second = (OneOfTwo(tmp_path, tmp_path / "out", name) for name in ("first", "second"))
-    settings, events = job(overwrite=overwrite, save_preview=True), []
-    theirs = at_step(2, lambda: run_job(settings, first, control=Control(), sink=ignore))
-    outcome = run_job(settings, second, control=Control(), sink=fan_out(theirs, events.append))
-    file = first.output_dir / "hat.safetensors"
-    kept = {path.name for path in first.output_dir.glob("hat*") if "-step" not in path.name}
-    if overwrite:
-        assert outcome.file == file
-        assert kept == {"hat.safetensors", "hat.json", "hat.png"}
-        return
-    assert outcome.file == file.with_name("hat-2.safetensors")
-    assert kept == {f"hat{n}.{kind}" for n in ("", "-2") for kind in ("safetensors", "json", "png")}
-    ids = [kohya.load(path)[1]["ss_session_id"] for path in (file, outcome.file)]
-    assert ids[0] != ids[1]
-    told = (
-        "Another training has saved hat.safetensors meanwhile; this one becomes hat-2.safetensors"
+    settings = job(overwrite=overwrite)
+
+    def begin_as_well() -> None:
+        told = f"process {os.getpid()} is already training 'hat' - use another name"
+        with pytest.raises(BadInput, match=told):
+            run_job(settings, second, control=Control(), sink=ignore)
+
+    sink = at_step(2, begin_as_well)
+    assert run_job(settings, first, control=Control(), sink=sink).steps == STEPS
+    kept = sorted(path.name for path in first.output_dir.iterdir())
+    assert kept == ["hat-step00000002.safetensors", "hat.json", "hat.safetensors"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_that_another_training_has_put_there_meanwhile_stay(
+    overwrite: bool, job: Callable[..., JobSettings], host: StandaloneHost
+) -> None:
+    theirs = run_job(job(name="cap"), host, control=Control(), sink=ignore).file
+    assert theirs is not None
+    names = [f"hat{which}.safetensors" for which in ("-step00000002", "")]
+    events: list[Event] = []
+
+    def put() -> None:
+        for name in names:
+            shutil.copy(theirs, host.output_dir / name)
+
+    run_job(
+        job(overwrite=overwrite, save_preview=True),
+        host,
+        control=Control(),
+        sink=fan_out(at_step(1, put), events.append),
     )
-    assert Notice(told) in events
-    assert [e.path for e in events if isinstance(e, Saved) and e.final] == [outcome.file]
+    kept = [(host.output_dir / name).read_bytes() == theirs.read_bytes() for name in names]
+    assert kept == [not overwrite] * 2
+    number = "" if overwrite else "-2"
+    saved = [event.path for event in events if isinstance(event, Saved)]
+    assert [path.stem for path in saved] == [f"hat-step00000002{number}", f"hat{number}"]
+    assert all(saved[-1].with_suffix(suffix).is_file() for suffix in (".json", ".png"))
+    told = f"{names[1]} is of another training and stays; this one becomes hat-2.safetensors"
+    assert (Notice(told) in events) is not overwrite
+
+
+def test_a_job_that_begins_anew_without_a_state_replaces_its_own_copies(
+    job: Callable[..., JobSettings], host: StandaloneHost
+) -> None:
+    settings = job(save_state_every_steps=0, save_state_every_minutes=0)
+
+    def die() -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        run_job(settings, host, control=Control(), sink=at_step(STEPS, die))
+    assert (host.output_dir / "hat-step00000002.safetensors").is_file()
+    run_job(settings, host, control=Control(), sink=ignore, resume=True)
+    found = {path.stem for path in host.output_dir.glob("*.safetensors")}
+    assert found == {"hat-step00000002", "hat"}
 
 
 def test_a_run_that_was_stopped_and_saved_replaces_its_own_file(
@@ -369,4 +443,4 @@ def test_a_system_that_really_refuses_to_write(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert left <= {"hat.csv", ".hat.lock", "hashes.json"}
+    assert left <= {"hat.csv", "beginning.json", "hashes.json"}

@@ -13,7 +13,7 @@ from trainer.control import Control, Request
 from trainer.errors import BadInput, Problem
 from trainer.events import Event, Notice, PhaseProgress, PhaseStarted, Saved, Sink, StepDone
 from trainer.jobs.job import Job, JobState, Progress
-from trainer.jobs.store import JobStore
+from trainer.jobs.store import JobStore, QueueError
 from trainer.jobs.worker import Listener, Run, Worker
 
 TIMEOUT_S = 10.0
@@ -390,24 +390,27 @@ def test_a_full_disk_for_a_moment_does_not_end_the_training(
     def run(job: Job, control: Control, sink: Sink) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(store, "record", full)
+            sink(PhaseStarted("Encoding"))
             sink(PhaseStarted("Training", total=5))
         sink(STEP)
 
     def full(*args: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
+        raise QueueError(store.path, sqlite3.OperationalError("database or disk is full"))
 
     add(store, "one")
     work_off(store, run)
     assert states(store) == [("one", "done")]
     assert store.jobs()[0].progress.done == 1
-    assert "was not written down" in caplog.text
+    (told,) = [record for record in caplog.records if "not written down" in record.message]
+    assert "disk is full - make room" in told.message
+    assert told.exc_info is None
 
 
 def test_a_queue_that_breaks_lets_the_worker_rest_and_start_again(
-    store: JobStore, monkeypatch: pytest.MonkeyPatch
+    store: JobStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken() -> None:
-        raise sqlite3.OperationalError("disk I/O error")
+        raise QueueError(store.path, sqlite3.OperationalError("disk I/O error"))
 
     add(store, "one")
     worker = Worker(store, lambda job, control, sink: None)
@@ -416,6 +419,8 @@ def test_a_queue_that_breaks_lets_the_worker_rest_and_start_again(
         worker.start()
         assert worker.wait(TIMEOUT_S)
     assert not worker.status.running
+    (told,) = [record for record in caplog.records if "until it is started" in record.message]
+    assert "disk I/O error - make room" in told.message and not told.exc_info
     assert worker.start()
     assert worker.wait(TIMEOUT_S)
     assert states(store) == [("one", "done")]

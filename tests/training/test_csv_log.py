@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 
 import pytest
 
@@ -58,3 +59,20 @@ def test_a_second_pass_that_begins_again_leaves_the_first(tmp_path, died_after):
         log(step(number))
     CsvLog(path, goes_on=True)(step(1))
     assert [row["step"] for row in read(path)] == ["1", "2", "3", "1"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_row_for_which_there_is_too_little_space_is_left_out_whole(tmp_path, caplog):
+    import resource
+
+    log = CsvLog(tmp_path / "x.csv")
+    log(step(1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size + 5, before[1]))
+    try:
+        log(step(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    log(step(3))
+    assert [row["step"] for row in read(log.path)] == ["1", "3"]
+    assert "cannot be written" in caplog.text

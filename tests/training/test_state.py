@@ -118,6 +118,15 @@ def test_a_damaged_state_is_passed_over(tmp_path: Path) -> None:
     assert saved is not None and saved.values["step"] == 5
 
 
+def test_a_damaged_state_takes_the_place_of_no_good_one(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path, keep=1)
+    (tmp_path / "state-0-00000099.safetensors").write_bytes(b"")
+    run, notes = Run(), recorder(folder)
+    notes.enter(run.part)
+    run.train(notes)
+    assert [path.name for path in tmp_path.iterdir()] == ["state-0-00000010.safetensors"]
+
+
 def test_a_second_pass_goes_on_behind_a_complete_first(tmp_path: Path) -> None:
     folder = StateFolder(tmp_path)
     first, second, notes = Run(1), Run(2), recorder(folder)

@@ -17,6 +17,11 @@ class Bars:
         self.bar: tqdm[None] | None = None
 
     def __call__(self, event: Event) -> None:
+        # A terminal that was closed, or a log on a full disk, does not end a training.
+        with contextlib.suppress(OSError):
+            self._show(event)
+
+    def _show(self, event: Event) -> None:
         if isinstance(event, PhaseStarted):
             self.close()
             if event.total:
@@ -34,9 +39,10 @@ class Bars:
             tqdm.write(event.text)
 
     def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+        bar, self.bar = self.bar, None
+        if bar is not None:
+            with contextlib.suppress(OSError):
+                bar.close()
 
 
 @contextlib.contextmanager

@@ -161,8 +161,12 @@ class Worker:
         try:
             while (current := self._take()) is not None:
                 self._do(current)
-        except (sqlite3.Error, TrainyardError):
-            log.exception("the queue %s cannot be worked on any longer", self._store.path)
+        except (sqlite3.Error, TrainyardError) as error:
+            log.error(
+                "the queue is worked on no longer, until it is started again: %s",
+                error,
+                exc_info=not isinstance(error, TrainyardError),
+            )
         finally:
             with self._guard:
                 self._rest()
@@ -254,6 +258,7 @@ class _Current:
         self._files: list[Path] = list(job.files)
         self._notes: list[str] = list(job.notes)
         self._complete = False
+        self._unwritten = False
         self._written_s = time.monotonic()
 
     @property
@@ -292,8 +297,13 @@ class _Current:
         self._written_s = time.monotonic()
         try:
             self._store.record(self.job.id, self._progress, self._files, self._notes)
-        except sqlite3.Error:
-            log.exception("the progress of job %d was not written down", self.job.id)
+        except sqlite3.Error as error:
+            if not self._unwritten:
+                what = "the progress of job %d is not written down for now: %s"
+                log.warning(what, self.job.id, error)
+            self._unwritten = True
+        else:
+            self._unwritten = False
 
     def _keep(self, event: Event) -> None:
         if isinstance(event, PhaseStarted):

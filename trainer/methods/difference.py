@@ -53,8 +53,7 @@ def _train_copier(session: Session, copier: Network, data: PairData) -> Outcome:
         loss = _loss(session, data, of_targets=False)
         outcome = session.fit(copier, loss, data=data, title="Training the copier", saving=saving)
     if saving is not None and outcome.request is Request.STOP_AND_SAVE:
-        text = f"Stopped in the first pass: go on with {file.name} as copier_file"
-        session.sink(Notice(text))
+        session.sink(Notice("Stopped in the first pass: go on with its file as copier_file"))
     return outcome
 
 

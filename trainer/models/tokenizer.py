@@ -15,6 +15,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
+from ..atomic import write_bytes
 from ..errors import MissingDependency
 
 MAX_TOKENS = 77
@@ -39,9 +40,6 @@ def write_vocabulary(folder: Path) -> None:
     tokens += ["".join(merge.split()) for merge in merges]
     tokens += [_START, _END]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), "utf-8")
     settings = {
         "tokenizer_class": "CLIPTokenizer",
         "bos_token": _START,
@@ -51,7 +49,13 @@ def write_vocabulary(folder: Path) -> None:
         "model_max_length": MAX_TOKENS,
         "do_lower_case": True,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), "utf-8")
+    texts = {
+        "vocab.json": json.dumps(vocabulary, ensure_ascii=False),
+        "merges.txt": "\n".join(["#version: 0.2", *merges, ""]),
+        "tokenizer_config.json": json.dumps(settings, indent=1),
+    }
+    for name, text in texts.items():
+        write_bytes(folder / name, text.encode("utf-8"))
 
 
 @lru_cache(maxsize=1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import csv
+import errno
 import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..atomic import write_bytes
@@ -41,17 +43,25 @@ class CsvLog:
         try:
             if not self._started or not self.path.exists():
                 self._start(event.step)
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow(self._row(event))
+            self._append(self._row(event))
         except OSError as error:
             if not self._failed:
                 log.warning("%s cannot be written: %s", self.path, error.strerror or error)
             self._failed = True
 
+    def _append(self, row: Sequence[object]) -> None:
+        """One row whole or not at all: a disk that becomes full may take a part of it."""
+        line = _line(row).encode("ascii")
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(line) < len(line):
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def _start(self, step: int) -> None:
         """Makes the table end before `step`: a training that goes on repeats the last steps."""
         kept = self._rows_before(step) if self._goes_on and self.path.exists() else []
-        table = "".join(f"{line}\r\n" for line in (",".join(COLUMNS), *kept))
+        table = _line(COLUMNS) + "".join(f"{row}\r\n" for row in kept)
         write_bytes(self.path, table.encode("utf-8"))
         self._started = True
 
@@ -77,3 +87,8 @@ class CsvLog:
             "" if rate is None else f"{rate:.6g}",
             f"{event.elapsed_s:.3f}",
         )
+
+
+def _line(values: Sequence[object]) -> str:
+    """A row of the table: names and numbers, which need no quotes."""
+    return ",".join(map(str, values)) + "\r\n"

@@ -21,7 +21,7 @@ from ..networks import kohya
 from ..optim.optimizers import check_optimizer, warnings_of
 from ..optim.schedules import check_schedule
 from ..optim.trial import try_out
-from ..paths import user_path
+from ..paths import is_there, user_path
 from ..settings.groups import (
     BLOCKS,
     CopierSettings,
@@ -178,7 +178,7 @@ def _steps_per_epoch(training: TrainingSettings, samples: tuple[View, ...]) -> f
 
 def _check_output(output: OutputSettings, file: Path) -> None:
     """Raises: BadInput: the file exists already, or the folder cannot be written to."""
-    if file.exists() and not output.overwrite:
+    if is_there(file) and not output.overwrite:
         raise BadInput(
             [
                 Problem(
@@ -208,7 +208,7 @@ def _check_output(output: OutputSettings, file: Path) -> None:
 def free_name(name: str, folder: Path, suffix: str = ".safetensors") -> str:
     """`name` with the first number at its end for which the folder holds no file."""
     number = 2
-    while (folder / f"{name}-{number}{suffix}").exists():
+    while is_there(folder / f"{name}-{number}{suffix}"):
         number += 1
     return f"{name}-{number}"
 

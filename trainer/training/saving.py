@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from ..models.model import DTYPES
 from ..networks import kohya
 from ..networks.metadata import build_metadata
 from ..networks.network import Network
+from ..paths import is_there
 from ..settings.groups import NetworkSettings, OutputSettings
 from .loop import Loop
 from .run_facts import run_facts
@@ -49,8 +52,8 @@ def save(
 ) -> Path:
     """Saves the network as it is now, with the facts of the run; returns the file.
 
-    A result does not replace a file that another run has put in its place meanwhile, unless
-    files may be overwritten: it takes the next free name.
+    No file of another run is replaced unless files may be overwritten: this one then takes the
+    next free name.
 
     Raises:
         BadInput: the result cannot be written to its place; it then says where it lies instead. A
@@ -61,7 +64,7 @@ def save(
     with loop.averaged():
         tensors = network.tensors(DTYPES[output.save_precision], strength)
     metadata = build_metadata(session.settings, run_facts(session, network, loop, data))
-    if final and path == session.plan.output_file and not output.overwrite:
+    if not output.overwrite:
         path = _own_place(session, path)
     try:
         kohya.save(path, tensors, metadata)
@@ -77,11 +80,11 @@ def save(
 def _own_place(session: Session, path: Path) -> Path:
     """`path`, or with the first number behind it under which no file of another run lies."""
     number, place = 1, path
-    while place.exists() and not _of_this_run(session, place):
+    while is_there(place) and not _of_this_run(session, place):
         number += 1
         place = path.with_name(f"{path.stem}-{number}{path.suffix}")
     if place != path:
-        what = f"Another training has saved {path.name} meanwhile; this one becomes {place.name}"
+        what = f"{path.name} is of another training and stays; this one becomes {place.name}"
         session.sink(Notice(what))
     return place
 
@@ -102,11 +105,18 @@ def _rescued(
     metadata: Mapping[str, str],
     error: BadInput,
 ) -> BadInput:
-    """Saves a result that cannot go to its place to the logs; the error that tells of it."""
-    elsewhere = session.host.log_dir / RESCUED / path.name
-    try:
-        kohya.save(elsewhere, tensors, metadata)
-    except BadInput:
-        return error
-    cure = f"it was saved as {elsewhere}: move it to its place"
-    return BadInput([Problem(p.where, p.what, cure) for p in error.problems])
+    """Saves a result that cannot go to its place elsewhere; the error that tells of it."""
+    for folder in _other_folders(session):
+        elsewhere = _own_place(session, folder / path.name)
+        with suppress(BadInput):
+            kohya.save(elsewhere, tensors, metadata)
+            cure = f"it was saved as {elsewhere}: move it to its place"
+            return BadInput([Problem(p.where, p.what, cure) for p in error.problems])
+    return error
+
+
+def _other_folders(session: Session) -> Iterator[Path]:
+    """Where a result may lie until its own folder can be written to, the best first."""
+    yield session.host.log_dir / RESCUED
+    with suppress(OSError):  # often another disk
+        yield Path(tempfile.mkdtemp(prefix="trainyard-"))

@@ -97,7 +97,7 @@ class StateFolder:
         self._keep = keep
 
     def write(self, state: State) -> Path:
-        """Writes a state, then removes the oldest.
+        """Writes a state, then removes the oldest, and those ahead of it that were passed over.
 
         Raises:
             StateError: the disk is full or the folder cannot be written to.
@@ -114,9 +114,12 @@ class StateFolder:
             write_bytes(path, safetensors.torch.save(state.tensors, {HEADER: json.dumps(header)}))
         except OSError as error:
             raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
-        for old in self._files()[: -self._keep]:
-            with contextlib.suppress(OSError):
-                old.unlink()
+        found = self._files()
+        kept = [one for one in found if _place(one) <= _place(path)][-self._keep :]
+        for other in found:
+            if other not in kept:
+                with contextlib.suppress(OSError):
+                    other.unlink()
         return path
 
     def newest(self) -> State | None:
@@ -161,10 +164,7 @@ class StateFolder:
     def _files(self) -> list[Path]:
         """Oldest first."""
         found = self.folder.glob("state-*.safetensors") if self.folder.is_dir() else ()
-        return sorted(
-            (path for path in found if _FILE.fullmatch(path.name)),
-            key=lambda path: tuple(map(int, _FILE.fullmatch(path.name).groups())),  # type: ignore[union-attr]
-        )
+        return sorted((path for path in found if _FILE.fullmatch(path.name)), key=_place)
 
 
 class Recorder:
@@ -335,6 +335,11 @@ def check_same(saved: Mapping[str, object], now: Mapping[str, object]) -> None:
                 for name in changed
             ]
         )
+
+
+def _place(path: Path) -> tuple[int, ...]:
+    """Part and step of a state, from its file's name."""
+    return tuple(map(int, _FILE.fullmatch(path.name).groups()))  # type: ignore[union-attr]
 
 
 def _read(path: Path) -> State:
