@@ -17,6 +17,7 @@ from .training.encoding import prompt_encoder
 from .training.plan import Plan
 from .training.session import Session
 
+CPU = torch.device("cpu")
 TIMED_STEPS = 2
 LATENT_CELL_PX = 8
 
@@ -67,7 +68,7 @@ def measure_step(settings: JobSettings, plan: Plan, host: Host) -> Cost:
                 _synchronise(model.device)
         return Cost(
             seconds_per_step=(time.perf_counter() - started) / TIMED_STEPS,
-            peak_mb=_peak_mb(model.device),
+            peak_mb=peak_mb(model.device),
             trained_parameters=sum(p.numel() for p in loop.parameters),
         )
 
@@ -77,7 +78,8 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _peak_mb(device: torch.device) -> float | None:
+def peak_mb(device: torch.device = CPU) -> float | None:
+    """The most that was held there so far; on a CPU by this process; None: no system tells."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":

@@ -81,6 +81,7 @@ def job(
     batch: int,
     steps: int,
     precision: str,
+    pictures: int = PICTURES,
 ) -> JobSettings:
     """The job's settings; the pictures that it asks for are written into `folder`."""
     values: dict[str, object] = {
@@ -100,21 +101,21 @@ def job(
     }
     if work.passes == 2:
         values |= {"steps": 1, "second_pass": {"steps": steps}}
-    pictures = _pictures(folder, size_px)
+    paths = _pictures(folder, size_px, pictures)
     if work.method == "lora":
         values |= {"images": str(folder), "bucket_step_px": 0}
     elif work.method == "ileco":
         values["pool_size"] = POOL_SIZE
     else:
-        before, after, *_ = map(str, pictures)
+        before, after, *_ = map(str, paths)
         values |= {"original_image": before, "target_image": after, "bucket_step_px": 0}
     return parse(values)
 
 
-def _pictures(folder: Path, size_px: int) -> list[Path]:
-    """A few captioned pictures of noise."""
+def _pictures(folder: Path, size_px: int, count: int) -> list[Path]:
+    """Captioned pictures of noise."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{number}.png" for number in range(PICTURES)]
+    paths = [folder / f"{number}.png" for number in range(count)]
     for number, path in enumerate(paths):
         generator = torch.Generator().manual_seed(number)
         pixels = torch.randint(0, 256, (size_px, size_px, 3), generator=generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import BadInput, Problem
@@ -28,6 +29,14 @@ def add_options(bench: argparse.ArgumentParser) -> None:
     )
     speed.add_argument("--threads", type=int, help="of the CPU; torch's choice if not given")
     speed.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
+    speed.add_argument(
+        "--pictures",
+        metavar="N",
+        type=int,
+        action="append",
+        default=[],
+        help="what a folder of so many pictures costs instead; several times",
+    )
     quality = bench.add_argument_group("quality")
     quality.add_argument(
         "--quality",
@@ -54,7 +63,9 @@ def add_options(bench: argparse.ArgumentParser) -> None:
 
 
 def bench(options: argparse.Namespace) -> int:
-    return _bench_quality(options) if options.quality else _bench_speed(options)
+    if options.quality:
+        return _bench_quality(options)
+    return _bench_pictures(options) if options.pictures else _bench_speed(options)
 
 
 def _bench_speed(options: argparse.Namespace) -> int:
@@ -84,6 +95,25 @@ def _bench_speed(options: argparse.Namespace) -> int:
         if options.json:
             options.json.write_text(json.dumps(as_json(rows), indent=1), "utf-8")
     print("\n".join([table(rows), *comparisons(rows), NOTES]))
+    return DONE
+
+
+def _bench_pictures(options: argparse.Namespace) -> int:
+    import torch
+
+    from ..bench.crowd import crowd_table, measure_crowds
+
+    if min(options.pictures) < 1:
+        raise BadInput([Problem("--pictures", "is less than 1", "give a number of pictures")])
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    rows = []
+    for row in measure_crowds(options.pictures):
+        rows.append(row)
+        print(f"{row.pictures} pictures: {row.encoding_s:.1f} s of encoding", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps([asdict(one) for one in rows], indent=1), "utf-8")
+    print(crowd_table(rows))
     return DONE
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..models.convolution import reorders_bfloat16
 from ..models.detect import Detection
 from ..models.model import compute_dtype
 from ..models.packing import STORAGES
@@ -34,6 +35,8 @@ class Costs:
     """What a full-size model of a family costs; tests/training/test_estimate.py counts it."""
 
     unet_weights: int
+    convolution_weights: int
+    """Those of them that a CPU holds twice in bfloat16."""
     text_weights: int
     unet_weights_a_rank: int
     """Of a network on all attention and feed-forward layers."""
@@ -46,17 +49,17 @@ class Costs:
 
 COSTS: Mapping[str, Costs] = {
     "sd1": Costs(
-        *(859_520_964, 123_060_480, 423_936, 165_888),
+        *(859_520_964, 569_674_240, 123_060_480, 423_936, 165_888),
         (447_800, 295_200),
         {"attention": (142_600, 109_900), "all": (102_200, 60_600)},
     ),
     "sd2": Costs(
-        *(865_910_724, 340_387_840, 432_128, 423_936),
+        *(865_910_724, 544_893_440, 340_387_840, 432_128, 423_936),
         (447_800, 295_200),
         {"attention": (142_600, 109_900), "all": (102_200, 60_600)},
     ),
     "sdxl": Costs(
-        *(2_567_463_684, 816_081_920, 2_659_840, 903_168),
+        *(2_567_463_684, 328_624_640, 816_081_920, 2_659_840, 903_168),
         (828_700, 514_800),
         {"attention": (200_000, 138_400), "all": (80_600, 45_400)},
     ),
@@ -86,6 +89,8 @@ def peak_mb(
     a_weight = 1 if model.base_precision in STORAGES else computed.itemsize
     with_text = BASE in network.blocks
     weights = (costs.unet_weights + with_text * costs.text_weights) * share * a_weight
+    if _device().type == "cpu" and computed is torch.bfloat16 and reorders_bfloat16():
+        weights += costs.convolution_weights * share * computed.itemsize
     per_rank = costs.unet_weights_a_rank + with_text * costs.text_weights_a_rank
     # What a layer keeps, and what a rank holds, grows with its width, its weights with the square.
     narrow = math.sqrt(share)
