@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer import lock as lock_module
 from trainer.errors import BadInput
 from trainer.lock import FileLock
 
@@ -83,6 +84,26 @@ def test_a_file_that_is_removed_between_opening_and_locking_is_no_lock(
         FileLock(path).acquire()
     assert len(calls) == 2
     assert path.is_file()
+
+
+def test_a_file_that_another_one_has_replaced_before_it_was_locked_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    first, second, real = FileLock(path), FileLock(path), lock_module._lock
+
+    def lock(file: object) -> None:
+        if first.held:
+            first.release()
+            second.acquire()  # makes the file anew
+        real(file)
+
+    first.acquire()
+    with monkeypatch.context() as patched:
+        patched.setattr(lock_module, "_lock", lock)
+        with pytest.raises(BadInput, match="already working"):
+            FileLock(path).acquire()
+    assert second.held
 
 
 def test_a_holder_on_another_machine_is_named_with_it(

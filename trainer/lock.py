@@ -75,8 +75,8 @@ class FileLock:
         if self._file is not None:
             return
         file = self._locked()
-        while os.fstat(file.fileno()).st_nlink == 0 and not self._path.exists():
-            file.close()  # its former holder removed it after it was opened here
+        while self._was_removed(file):
+            file.close()  # by its former holder, after it was opened here
             file = self._locked()
         self._file = file
         with contextlib.suppress(OSError):  # on a full disk others are not told who it is
@@ -91,6 +91,16 @@ class FileLock:
         if file is not None:
             with contextlib.suppress(OSError):  # also what could not be written above
                 _give_back(file, self._path)
+
+    def _was_removed(self, file: BinaryIO) -> bool:
+        """Whether the file has no name any more, so that others lock another one in its place."""
+        held = os.fstat(file.fileno())
+        if held.st_nlink:
+            return False
+        try:
+            return not os.path.samestat(held, self._path.stat())
+        except FileNotFoundError:
+            return True
 
     def _locked(self) -> BinaryIO:
         try:
