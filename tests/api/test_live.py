@@ -37,6 +37,27 @@ def test_another_job_begins_another_curve() -> None:
     assert [point[0] for point in live.curve(since=1)] == [2]
 
 
+def test_a_second_pass_begins_the_curve_again_and_says_so() -> None:
+    live = Live()
+    for number in (1, 2, 3):
+        live(job(1), step(number, 3))
+    before = live.began
+    live(job(1), step(1, 3))
+    assert live.began > before
+    assert [point[0] for point in live.curve()] == [1]
+
+
+def test_what_is_made_anew_after_a_saved_state_is_not_drawn_twice() -> None:
+    live = Live()
+    for number in (1, 2, 3, 4):
+        live(job(1), step(number, 9))
+    before = live.began
+    live(job(1), step(3, 9))
+    live(job(1), step(4, 9))
+    assert [point[0] for point in live.curve()] == [1, 2, 3, 4]
+    assert live.began == before + 1
+
+
 def test_lines_are_kept_in_order() -> None:
     live = Live()
     live(job(1), Notice("first"))

@@ -81,6 +81,61 @@ def test_a_training_runs_and_shows_how_far_it_is(form: Page) -> None:
     assert form.console_errors() == []
 
 
+SLOW_STATUS = """
+    window.polls = {now: 0, most: 0, all: 0};
+    const fetched = window.fetch;
+    window.fetch = async (...asked) => {
+        if (!String(asked[0]).includes('/status?')) return fetched(...asked);
+        polls.all += 1;
+        polls.most = Math.max(polls.most, polls.now += 1);
+        const answer = await fetched(...asked);
+        await new Promise((resolve) => setTimeout(resolve, 400));
+        polls.now -= 1;
+        return answer;
+    };
+"""
+CURVE_STEPS = (
+    "(document.querySelector('#trainyard_curve svg path')?.getAttribute('d') || '')"
+    ".split('L').length"
+)
+
+
+def test_asking_in_between_neither_cuts_the_curve_nor_doubles_the_polls(form: Page) -> None:
+    form.script(SLOW_STATUS)
+    start(form, "asked-often", 100_000)
+    form.until("trainyard.status.job?.name === 'asked-often'", 120)
+    form.until("trainyard.status.step?.step > 10", 120)
+    most = 0
+    for wait_s in (0.35, 0.1, 0.5, 0.2, 0.45, 0.3, 0.6, 0.15) * 2:
+        form.script("trainyard.refresh()")
+        time.sleep(wait_s)
+        drawn = form.script(f"return {CURVE_STEPS}")
+        assert drawn >= most
+        most = drawn
+    time.sleep(1)
+    before = form.script("return polls.all")
+    time.sleep(5.5)
+    assert form.script("return polls.all") - before <= 6, "one each 1.1 s"
+    assert form.script("return polls.most") == 1
+    form.press("stop_save")
+    form.until(f"{state('asked-often')} === 'done'", 120)
+
+
+def test_a_second_pass_begins_the_curve_again(form: Page, photos: Path) -> None:
+    form.script("return trainyard.chooseMethod('difference')")
+    form.write(
+        **SMALL,
+        original_image=str(photos / "0.png"),
+        target_image=str(photos / "1.png"),
+        original_prompt="a",
+        name="twice",
+        steps="25",
+    )
+    form.press("start")
+    form.until(f"{state('twice')} === 'done'", 240)
+    form.until(f"{CURVE_STEPS} === 25")
+
+
 def test_pause_stop_and_save_and_a_reload_in_between(form: Page) -> None:
     start(form, "long", 100_000)
     form.until("trainyard.status.step && trainyard.status.step.step > 1", 120)

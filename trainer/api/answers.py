@@ -30,6 +30,8 @@ def status(yard: Yard, job_id: int | None, since: int) -> dict[str, object]:
         "step": None if now.step is None else finite(dataclasses.asdict(now.step)),
         "memory_mb": memory_mb(),
         "curve_job": yard.live.job_id,
+        # read before the points: when they begin anew meanwhile, the next answer tells
+        "curve_began": yard.live.began,
         "curve": [finite(point) for point in yard.live.curve(known)],
         "samples": yard.live.samples,
         "log": yard.live.lines(),

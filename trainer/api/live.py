@@ -25,6 +25,8 @@ class Live:
         self.job_id: int | None = None
         self.samples = 0
         """Pictures drawn so far, by any job: when it rises, there is something new to see."""
+        self.began = 0
+        """How often a curve began: when it rises, points that were told before count no longer."""
         self._points: list[Point] = []
         self._stride = 1
         self._lines: deque[str] = deque(maxlen=MAX_LINES)
@@ -34,7 +36,8 @@ class Live:
         """The worker's listener."""
         with self._guard:
             if job.id != self.job_id:
-                self.job_id, self._points, self._stride = job.id, [], 1
+                self.job_id = job.id
+                self._begin([])
                 self._line(f"Job {job.id}: {job.name} ({job.method})")
             if isinstance(event, StepDone):
                 self._add(event)
@@ -63,7 +66,15 @@ class Live:
         with self._guard:
             return list(self._lines)
 
+    def _begin(self, points: list[Point]) -> None:
+        self._points, self.began = points, self.began + 1
+        if not points:
+            self._stride = 1
+
     def _add(self, event: StepDone) -> None:
+        if self._points and event.step <= self._points[-1][0]:
+            # a second pass, or the run goes on from a state and makes its last steps anew
+            self._begin([point for point in self._points if point[0] < event.step])
         if event.step % self._stride and event.step != event.total_steps:
             return
         self._points.append((event.step, event.loss, event.smoothed_loss, event.learning_rate))
