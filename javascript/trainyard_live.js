@@ -237,7 +237,7 @@
     }
 
     function numbers(job, step, status) {
-        const training = step && job.total === step.total_steps;
+        const training = step && status.phase_left_s === null && job.total === step.total_steps;
         const speed = step && step.steps_per_s
             ? (step.steps_per_s >= 1 ? `${ty.number(step.steps_per_s)} steps/s`
                 : `${ty.number(1 / step.steps_per_s)} s/step`) : "";
@@ -250,7 +250,7 @@
         return [
             ["Step", step ? `${step.step} / ${step.total_steps}` : ""],
             ["Epoch", step ? String(step.epoch) : ""],
-            ["Time left", training ? ty.duration(step.left_s) : ""],
+            ["Time left", ty.duration(training ? step.left_s : status.job && status.phase_left_s)],
             ["Speed", speed],
             ["Loss", ty.number(step ? step.smoothed_loss : job.loss)],
             ["Learning rate", rate],

@@ -28,6 +28,7 @@ def status(yard: Yard, job_id: int | None, since: int) -> dict[str, object]:
         "stopping": now.stopping,
         "job": None if current is None else job_json(current),
         "step": None if now.step is None else finite(dataclasses.asdict(now.step)),
+        "phase_left_s": yard.live.phase_left_s(),
         "memory_mb": memory_mb(),
         "curve_job": yard.live.job_id,
         # read before the points: when they begin anew meanwhile, the next answer tells

@@ -7,12 +7,15 @@ import threading
 import time
 from collections import deque
 
-from ..events import Event, Notice, PhaseStarted, Sampled, Saved, StepDone
+from ..events import Event, Notice, PhaseProgress, PhaseStarted, Sampled, Saved, StepDone
 from ..jobs.job import Job
 
 MAX_POINTS = 2000
 """Of a curve; when it has more, every second one is dropped."""
 MAX_LINES = 200
+SPEED_WINDOW = 20
+"""Reports of a phase that its speed is told by: what lay in a cache, and a pause, soon count no
+longer."""
 
 Point = tuple[int, float, float, float]
 """Step, loss, smoothed loss, learning rate."""
@@ -29,6 +32,9 @@ class Live:
         """How often a curve began: when it rises, points that were told before count no longer."""
         self._points: list[Point] = []
         self._stride = 1
+        self._total = 0
+        self._marks: deque[tuple[float, int]] = deque(maxlen=SPEED_WINDOW)
+        """When how much of the phase was done."""
         self._lines: deque[str] = deque(maxlen=MAX_LINES)
         self._guard = threading.Lock()
 
@@ -43,6 +49,11 @@ class Live:
                 self._add(event)
             elif isinstance(event, PhaseStarted):
                 self._line(event.title)
+                self._total = event.total
+                self._marks.clear()
+                self._marks.append((time.monotonic(), 0))
+            elif isinstance(event, PhaseProgress):
+                self._marks.append((time.monotonic(), event.done))
             elif isinstance(event, Saved):
                 self._line(f"Saved {event.path}")
             elif isinstance(event, Sampled):
@@ -60,6 +71,19 @@ class Live:
         """The points of the steps after `since`."""
         with self._guard:
             return [point for point in self._points if point[0] > since]
+
+    def phase_left_s(self) -> float | None:
+        """About how long the phase will still take; None where its progress does not tell.
+
+        A training tells it itself, with its steps.
+        """
+        with self._guard:
+            if not self._total or len(self._marks) < 2:
+                return None
+            (first_s, before), (last_s, done) = self._marks[0], self._marks[-1]
+            if done <= before:
+                return None
+            return (self._total - done) * (last_s - first_s) / (done - before)
 
     def lines(self) -> list[str]:
         """The newest lines of the log, oldest first."""
