@@ -75,6 +75,7 @@
     const current = () => (ty.status && ty.status.job) || null;
 
     function buttons(status) {
+        if (lost) return; // they stay as they are until the server answers again
         const job = status.job, paused = Boolean(job) && job.state === "paused";
         const start = ty.at("start"), waiting = status.jobs.filter((one) => one.state === "queued").length;
         start.disabled = false;
@@ -278,7 +279,7 @@
             button.addEventListener("click", async () => {
                 button.disabled = true; // a second click cannot start a second job
                 await ty.attempt(work);
-                if (ty.status && !lost) buttons(ty.status);
+                if (ty.status) buttons(ty.status);
             });
         }
         for (const button of ty.at("actions").children) button.disabled = true;

@@ -383,6 +383,9 @@ def test_the_page_survives_a_server_that_dies_and_its_job_goes_on(
     page.until("document.getElementById('trainyard_message').innerText.includes('does not answer')")
     # whoever asks first says so; the buttons follow with the next poll
     page.until("document.getElementById('trainyard_start').disabled")
+    page.script("window.dispatchEvent(new Event('resize'))")
+    time.sleep(0.6)
+    assert page.script("return document.getElementById('trainyard_start').disabled")
     serve(tmp_path, port)
     page.until("document.getElementById('trainyard_message').innerText.includes('started anew')")
     page.until(f"{state('cut-off')} === 'interrupted'")
