@@ -210,6 +210,15 @@ def test_a_preset_of_traintrain_is_read(form: Page) -> None:
     assert form.read("checkpoint") == "tiny.safetensors"
 
 
+def test_an_empty_picture_is_a_fault_and_not_something_still_needed(
+    form: Page, tmp_path: Path
+) -> None:
+    (tmp_path / "nothing.png").touch()
+    form.write(images=str(tmp_path))
+    form.until("document.getElementById('trainyard_plan').innerText.includes('0 bytes')")
+    assert "Still needed" not in form.text("plan")
+
+
 def test_every_method_shows_its_own_fields_with_its_own_defaults(form: Page) -> None:
     wrong = form.script("""
         const found = [];
