@@ -210,6 +210,31 @@ def test_a_preset_of_traintrain_is_read(form: Page) -> None:
     assert form.read("checkpoint") == "tiny.safetensors"
 
 
+FILES_THAT_ARE_NO_SETTINGS = {
+    "stub.safetensors": (b"abc", "is no LoRA file, or is cut off"),
+    "cut.safetensors": (b"\x90\0\0\0\0\0\0\0" + b'{"__metadata__": {"ss', "or is cut off"),
+    "text.safetensors": (b"\x05\0\0\0\0\0\0\0" + b"hello", "is no LoRA file, or is cut off"),
+    "null.safetensors": (b"\x04\0\0\0\0\0\0\0" + b"null", "is no LoRA file, or is cut off"),
+    "model.safetensors": (
+        b"\x28\0\0\0\0\0\0\0" + b'{"model.diffusion_model.out.0.bias": {}}',
+        "is a checkpoint, not a LoRA",
+    ),
+    "list.json": (b"[1, 2]", "is no preset - drop a preset or a LoRA"),
+    "text.json": (b"hello", "is no preset - drop a preset or a LoRA"),
+}
+
+
+def test_a_file_that_holds_no_settings_is_refused_in_plain_words(form: Page) -> None:
+    for name, (content, words) in FILES_THAT_ARE_NO_SETTINGS.items():
+        told = form.script(
+            "const file = new File([new Uint8Array(arguments[1])], arguments[0]);"
+            "return trainyard.takeFile(file).then(() => '', (error) => error.message)",
+            name,
+            list(content),
+        )
+        assert told.startswith(f"{name} is ") and words in told
+
+
 def test_an_empty_picture_is_a_fault_and_not_something_still_needed(
     form: Page, tmp_path: Path
 ) -> None:
