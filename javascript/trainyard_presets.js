@@ -110,10 +110,19 @@
         return {metadata: read.__metadata__ || {}};
     }
 
+    /** The whole form as a file that the command line trains. */
+    async function download() {
+        const settings = await ty.settings();
+        const content = new Blob([JSON.stringify(settings, null, 2) + "\n"], {type: "application/json"});
+        const address = URL.createObjectURL(content);
+        ty.el("a", {href: address, download: `${settings.name || "job"}.json`}).click();
+        URL.revokeObjectURL(address);
+    }
+
     ty.takeFile = take;
 
     ty.starters.push(() => {
-        const actions = {load, save, rename, delete: remove, reset: ty.reset};
+        const actions = {load, save, rename, delete: remove, reset: ty.reset, download};
         for (const [name, work] of Object.entries(actions)) {
             ty.at("preset_" + name).addEventListener("click", () => {
                 closeMenu();

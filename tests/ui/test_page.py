@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from trainer.settings.schema import parse
 
 from .conftest import Page, free_port
 
@@ -208,6 +211,25 @@ def test_a_preset_of_traintrain_is_read(form: Page) -> None:
     form.until("window.took")
     assert (form.read("steps"), form.read("rank")) == ("321", "32")
     assert form.read("checkpoint") == "tiny.safetensors"
+
+
+def test_the_form_is_downloaded_as_a_job_for_the_command_line(form: Page, photos: Path) -> None:
+    form.write(name="hat", steps="77", trigger_word="ohwx")
+    form.script("""
+        window.made = {};
+        URL.createObjectURL = (blob) => {
+            blob.text().then((text) => made.text = text);
+            return '#';
+        };
+        HTMLAnchorElement.prototype.click = function () { made.file = this.download; };
+    """)
+    form.press("preset_download")
+    form.until("made.text && made.file")
+    assert form.script("return made.file") == "hat.json"
+    job = parse(json.loads(form.script("return made.text")))
+    wanted = {"checkpoint": "tiny.safetensors", "images": str(photos), "name": "hat"}
+    assert job.method == "lora" and job.values["steps"] == 77
+    assert {name: job.values[name] for name in wanted} == wanted
 
 
 FILES_THAT_ARE_NO_SETTINGS = {
