@@ -134,7 +134,8 @@ def test_check_prints_the_plan_and_trains_nothing(job, tmp_path, capsys):
     for part in ("Stable Diffusion 1", "4, 4 samples", "64 x 64 px  3", "64 x 96", "8, "):
         assert part in printed
     assert "result-000001.safetensors" in printed
-    assert "MB at the peak" in printed
+    assert "MB at the peak, estimated: model, network and step" in printed
+    assert "MB at the peak, measured: the whole program" in printed
     assert "s a step" in printed
     assert not (tmp_path / "out" / "result.safetensors").exists()
 
