@@ -3,7 +3,8 @@
 
 (function (ty) {
     const BUSY_MS = 700, IDLE_MS = 3000, HIDDEN_MS = 6000, LOST_MS = 2500;
-    let curve = [], curveJob = null, lost = false, server = null, drawn = "", sampled = "";
+    let curve = [], curveJob = null, curveBegan = "", lost = false, server = null, drawn = "", sampled = "";
+    let timer = null, polling = null, next = null; // the poll under way, and the one that follows it at once
     ty.status = null; // the server's last answer
     ty.editing = null; // the waiting job whose settings are in the form
     ty.listeners = []; // called with every new status
@@ -12,28 +13,32 @@
     async function poll() {
         let wait_ms = IDLE_MS;
         try {
-            const last = curve.length ? curve[curve.length - 1][0] : 0;
-            const status = await ty.ask(`status?job=${curveJob ?? ""}&since=${last}`);
+            const status = await ty.ask(`status?job=${curveJob ?? ""}&since=${lastStep()}`);
             if (lost) back(status);
             server = status.server;
-            keep(status);
+            const whole = keep(status);
             ty.status = status;
             draw(status);
             for (const listener of ty.listeners) listener(status);
-            wait_ms = status.running ? BUSY_MS : IDLE_MS;
+            wait_ms = !whole ? 0 : status.running ? BUSY_MS : IDLE_MS;
         } catch (error) {
             wait_ms = LOST_MS;
             if (!lost && ty.root.isConnected) gone(error);
         }
         if (document.hidden || !ty.root.offsetParent) wait_ms = Math.max(wait_ms, HIDDEN_MS);
-        timer = setTimeout(poll, wait_ms);
+        timer = setTimeout(ty.refresh, wait_ms);
     }
-    let timer = null;
 
-    /** Polls at once, because something has changed. */
+    /** Polls at once, because something has changed; one poll at a time, each with a timer of its own. */
     ty.refresh = function () {
         clearTimeout(timer);
-        return poll();
+        if (polling) {
+            // what is under way may have been answered before the change
+            next ??= polling.then(() => { next = null; return ty.refresh(); });
+            return next;
+        }
+        polling = poll().finally(() => { polling = null; });
+        return polling;
     };
 
     function gone(error) {
@@ -52,11 +57,17 @@
         ty.plan();
     }
 
+    const lastStep = () => (curve.length ? curve[curve.length - 1][0] : 0);
+
+    /** Adds the new points of the curve; false where it began again and its first points were not asked for. */
     function keep(status) {
-        const fresh = status.curve_job !== curveJob;
-        const again = status.curve.length && curve.length && status.curve[0][0] <= curve[curve.length - 1][0];
-        curve = fresh || again ? status.curve : curve.concat(status.curve);
+        const asked = status.curve_job === curveJob ? lastStep() : 0;
+        const began = `${status.server}:${status.curve_began}`, same = began === curveBegan;
         curveJob = status.curve_job;
+        curveBegan = began;
+        if (same) curve = curve.concat(status.curve);
+        else curve = asked ? [] : status.curve;
+        return same || !asked;
     }
 
     // ------------------------------------------------------------------ buttons
@@ -64,6 +75,7 @@
     const current = () => (ty.status && ty.status.job) || null;
 
     function buttons(status) {
+        if (lost) return; // they stay as they are until the server answers again
         const job = status.job, paused = Boolean(job) && job.state === "paused";
         const start = ty.at("start"), waiting = status.jobs.filter((one) => one.state === "queued").length;
         start.disabled = false;
@@ -125,7 +137,7 @@
         place.hidden = !job;
         if (!job) return;
         progress(job, status);
-        const key = `${curveJob}:${curve.length}:${place.clientWidth}`;
+        const key = `${curveBegan}:${curve.length}:${lastStep()}:${place.clientWidth}`;
         if (key !== drawn) {
             drawn = key;
             ty.at("curve").hidden = curve.length < 2;
@@ -226,7 +238,7 @@
     }
 
     function numbers(job, step, status) {
-        const training = step && job.total === step.total_steps;
+        const training = step && status.phase_left_s === null && job.total === step.total_steps;
         const speed = step && step.steps_per_s
             ? (step.steps_per_s >= 1 ? `${ty.number(step.steps_per_s)} steps/s`
                 : `${ty.number(1 / step.steps_per_s)} s/step`) : "";
@@ -239,7 +251,7 @@
         return [
             ["Step", step ? `${step.step} / ${step.total_steps}` : ""],
             ["Epoch", step ? String(step.epoch) : ""],
-            ["Time left", training ? ty.duration(step.left_s) : ""],
+            ["Time left", ty.duration(training ? step.left_s : status.job && status.phase_left_s)],
             ["Speed", speed],
             ["Loss", ty.number(step ? step.smoothed_loss : job.loss)],
             ["Learning rate", rate],
@@ -267,12 +279,12 @@
             button.addEventListener("click", async () => {
                 button.disabled = true; // a second click cannot start a second job
                 await ty.attempt(work);
-                if (ty.status && !lost) buttons(ty.status);
+                if (ty.status) buttons(ty.status);
             });
         }
         for (const button of ty.at("actions").children) button.disabled = true;
         document.addEventListener("visibilitychange", () => { if (!document.hidden) ty.refresh(); });
         window.addEventListener("resize", ty.later(() => { if (ty.status) draw(ty.status); }, 200));
-        poll();
+        ty.refresh();
     });
 })(window.trainyard);

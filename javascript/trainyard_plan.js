@@ -38,19 +38,21 @@
     }
 
     function drawPlan(answer) {
-        const absent = (problem) => /^is (missing|empty)/.test(problem.what);
+        const field = (problem) => ty.facts.fields.find((one) => one.key === problem.where);
+        // a file may be empty too, and that is a fault
+        const absent = (problem) => field(problem) && /^is (missing|empty)/.test(problem.what);
         const missing = answer.problems.filter(absent);
         const wrong = answer.problems.filter((problem) => !absent(problem));
         const lines = [];
         if (answer.plan) lines.push(...planLines(answer.plan));
         if (missing.length) {
             const names = missing.map((problem) => {
-                const one = ty.facts.fields.find((field) => field.key === problem.where);
-                return ty.el("a", {href: "#" + (one ? one.id : ""), onclick: (event) => {
+                const one = field(problem);
+                return ty.el("a", {href: "#" + one.id, onclick: (event) => {
                     event.preventDefault();
                     ty.touch(problem.where);
                     ty.mark(answer.problems, true);
-                }}, one ? one.title : problem.where);
+                }}, one.title);
             });
             const list = names.flatMap((name, i) => (i ? [", ", name] : [name]));
             lines.push(ty.el("p", {class: "trainyard_todo"}, ty.el("strong", {}, "Still needed:"), " ", ...list));

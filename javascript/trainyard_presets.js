@@ -2,7 +2,7 @@
 "use strict";
 
 (function (ty) {
-    const HEADER_BYTES_MAX = 50e6;
+    const LENGTH_BYTES = 8, HEADER_BYTES_MAX = 50e6; // of a .safetensors file
     let presets = [];
 
     const chosen = () => ty.at("preset").value;
@@ -77,31 +77,52 @@
 
     /** Settings of a dropped or chosen file; of a LoRA only its header is read, and in the page. */
     async function take(file) {
-        const text = file.name.toLowerCase().endsWith(".safetensors") ? await header(file) : await file.text();
-        let read;
-        try {
-            read = JSON.parse(text);
-        } catch {
-            throw new Error(`${file.name} holds no settings - drop a preset or a LoRA`);
-        }
+        const lora = file.name.toLowerCase().endsWith(".safetensors");
+        const read = lora ? await header(file) : object(await file.text());
+        if (!read) throw new Error(`${file.name} is no preset - drop a preset or a LoRA`);
         const {values, lost} = await ty.ask("presets/import", {settings: read});
         await ty.fillIn(values);
         const lines = lost.map((one) => `${ty.told(one)}`);
         ty.say([`Settings taken from ${file.name}`, ...lines].join("\n"), lines.length ? "" : "good");
     }
 
+    /** The JSON object in a text; null where there is none. */
+    function object(text) {
+        try {
+            const read = JSON.parse(text);
+            return read && typeof read === "object" && !Array.isArray(read) ? read : null;
+        } catch {
+            return null;
+        }
+    }
+
+    /** The settings in a LoRA's header: eight bytes of length, then JSON. */
     async function header(file) {
-        const start = new DataView(await file.slice(0, 8).arrayBuffer());
-        const length = Number(start.getBigUint64(0, true));
-        if (length > HEADER_BYTES_MAX) throw new Error(`${file.name} is no LoRA file`);
-        const read = JSON.parse(await file.slice(8, 8 + length).text());
-        return JSON.stringify({metadata: read.__metadata__ || {}});
+        const broken = new Error(`${file.name} is no LoRA file, or is cut off`);
+        if (file.size < LENGTH_BYTES) throw broken;
+        const start = new DataView(await file.slice(0, LENGTH_BYTES).arrayBuffer());
+        const end = LENGTH_BYTES + Number(start.getBigUint64(0, true));
+        if (end > Math.min(file.size, HEADER_BYTES_MAX)) throw broken;
+        const read = object(await file.slice(LENGTH_BYTES, end).text());
+        if (!read) throw broken;
+        const checkpoint = Object.keys(read).some((name) => name.startsWith("model.diffusion_model."));
+        if (checkpoint) throw new Error(`${file.name} is a checkpoint, not a LoRA`);
+        return {metadata: read.__metadata__ || {}};
+    }
+
+    /** The whole form as a file that the command line trains. */
+    async function download() {
+        const settings = await ty.settings();
+        const content = new Blob([JSON.stringify(settings, null, 2) + "\n"], {type: "application/json"});
+        const address = URL.createObjectURL(content);
+        ty.el("a", {href: address, download: `${settings.name || "job"}.json`}).click();
+        URL.revokeObjectURL(address);
     }
 
     ty.takeFile = take;
 
     ty.starters.push(() => {
-        const actions = {load, save, rename, delete: remove, reset: ty.reset};
+        const actions = {load, save, rename, delete: remove, reset: ty.reset, download};
         for (const [name, work] of Object.entries(actions)) {
             ty.at("preset_" + name).addEventListener("click", () => {
                 closeMenu();

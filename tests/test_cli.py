@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import pickle
 import shlex
 import signal
 import subprocess
@@ -134,7 +135,8 @@ def test_check_prints_the_plan_and_trains_nothing(job, tmp_path, capsys):
     for part in ("Stable Diffusion 1", "4, 4 samples", "64 x 64 px  3", "64 x 96", "8, "):
         assert part in printed
     assert "result-000001.safetensors" in printed
-    assert "MB at the peak" in printed
+    assert "MB at the peak, estimated: model, network and step" in printed
+    assert "MB at the peak, measured: the whole program" in printed
     assert "s a step" in printed
     assert not (tmp_path / "out" / "result.safetensors").exists()
 
@@ -230,6 +232,14 @@ def test_bad_input_is_named_and_ends_with_2(case, command, job, tmp_path, pictur
     assert message in capsys.readouterr().err
     result = tmp_path / "out" / "result.safetensors"
     assert not result.exists() or result.read_bytes() == b"precious"
+
+
+def test_a_pickle_that_runs_code_is_refused_in_our_words_alone(job, tmp_path, capsys, recwarn):
+    evil = tmp_path / "evil.pt"
+    evil.write_bytes(pickle.dumps(print, protocol=4))
+    assert cli.main(["check", *job(checkpoint=str(evil))]) == status.BAD_INPUT
+    assert "foreign code" in capsys.readouterr().err
+    assert [str(one.message) for one in recwarn if "pickle" in str(one.message)] == []
 
 
 def test_every_problem_is_told_at_once(job, tmp_path, capsys):

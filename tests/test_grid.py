@@ -101,6 +101,16 @@ def test_every_cell_is_what_its_file_draws_at_its_strength(
     assert len({*shown[0], *shown[1]}) == 3, "no two files draw alike"
 
 
+def test_files_may_be_named_by_their_names_in_the_folder_of_results(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    lora_file(tmp_path / "hat-1.5.safetensors", "lierla", 1)
+    given = settings(tiny_checkpoint, [Path("hat-1.5")], strengths="1", prompts="a hat")
+    assert any(isinstance(event, Saved) for event in run(given, tmp_path))
+    with pytest.raises(BadInput, match="^loras: nowhere cannot be read"):
+        run(settings(tiny_checkpoint, [Path("nowhere")], name="other"), tmp_path)
+
+
 def test_a_stop_saves_what_is_there_or_nothing(
     tiny_checkpoint: Path, files: list[Path], tmp_path: Path
 ) -> None:
@@ -132,8 +142,10 @@ def test_files_and_name_are_checked_before_anything_is_loaded(
     gone = tmp_path / "gone.safetensors"
     with pytest.raises(BadInput) as caught:
         run(settings(Path("no checkpoint"), [*files, gone, tiny_checkpoint]), tmp_path)
-    wheres = [problem.where for problem in caught.value.problems]
-    assert wheres == [str(gone), str(tiny_checkpoint), "name"]
+    problems = caught.value.problems
+    assert [problem.where for problem in problems] == ["loras", "loras", "name"]
+    assert problems[0].what.startswith(str(gone))
+    assert problems[1].what == f"{tiny_checkpoint} is a checkpoint, not a LoRA"
     assert "grid-2" in caught.value.problems[-1].cure
 
 

@@ -44,6 +44,7 @@ class StepDone(Event):
     learning_rate: float
     text_encoder_learning_rate: float | None
     elapsed_s: float
+    """Of training, as the two below: without pauses, and pictures that were let through."""
     steps_per_s: float
     left_s: float
 

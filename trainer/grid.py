@@ -25,13 +25,13 @@ from .networks import kohya
 from .networks.network import Network
 from .networks.opening import open_network
 from .networks.targets import Target, find_targets
-from .paths import as_unicode, user_path
+from .paths import as_unicode
 from .run import OutOfMemory
 from .settings.checks import prompt_lines
 from .settings.grid import GridSettings, numbers, pictures, seed_numbers
 from .settings.groups import BLOCKS
 from .settings.names import GRID_FOLDER, GRID_SUFFIX
-from .training.plan import free_name
+from .training.plan import check_lora, free_name
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ def draw_grid(settings: GridSettings, host: Host, *, control: Control, sink: Sin
     """
     sink(PhaseStarted("Checking the files"))
     path = grid_file(host, settings.name)
-    _check(settings, path)
+    _check(settings, path, host)
+    settings = _with_paths(settings, host)
     cure = "use another name, or let it finish or stop it there"
     with FileLock(path.with_name(f".{settings.name}.lock"), f"drawing {settings.name!r}", cure):
         return _drawn(settings, host, path, control=control, sink=sink)
@@ -87,11 +88,11 @@ def _drawn(
     return path
 
 
-def _check(settings: GridSettings, path: Path) -> None:
+def _check(settings: GridSettings, path: Path, host: Host) -> None:
     problems: list[Problem] = []
     for file in settings.files:
         try:
-            kohya.load(user_path(file))
+            check_lora("loras", file, host)
         except BadInput as error:
             problems += error.problems
     if path.exists():
@@ -99,6 +100,12 @@ def _check(settings: GridSettings, path: Path) -> None:
         problems.append(Problem("name", f"{path} exists already", cure))
     if problems:
         raise BadInput(problems)
+
+
+def _with_paths(settings: GridSettings, host: Host) -> GridSettings:
+    """The same with the files' paths where names stood."""
+    found = (str(kohya.find(file, host.output_dir)) for file in settings.files)
+    return dataclasses.replace(settings, loras="\n".join(found))
 
 
 def _cells(
@@ -114,7 +121,7 @@ def _cells(
     wanted = [(prompt, seed) for prompt in prompts for seed in seeds]
     bare: dict[tuple[str, int], Image.Image] = {}
     for file in settings.files:
-        network = open_network(user_path(file), targets)
+        network = open_network(Path(file), targets)
         with network:
             for strength in numbers(settings.strengths):
                 for prompt, seed in wanted:

@@ -41,6 +41,19 @@ def test_truncated_file_is_named(tmp_path, tensors, suffix, kept):
         read_tensors(path)
 
 
+@pytest.mark.parametrize("name", ["passwd", "passwd.safetensors", "passwd.ckpt"])
+def test_a_file_of_something_else_is_refused_without_a_programs_words(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("root:x:0:0:root:/root:/bin/bash\n" * 9)
+    with pytest.raises(BadInput) as refused:
+        read_tensors(path)
+    (problem,) = refused.value.problems
+    assert problem.what in (
+        f"{path} is no model file, or is truncated or damaged",
+        f"{path} is damaged, or holds more than tensors: loading that could run foreign code",
+    )
+
+
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(BadInput, match=r"there is no file .*none\.safetensors"):
         read_tensors(tmp_path / "none.safetensors")

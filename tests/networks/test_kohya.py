@@ -40,6 +40,22 @@ def read_by_hand(path: Path) -> tuple[dict[str, object], bytes]:
     return json.loads(data[8 : 8 + length]), data[8 + length :]
 
 
+@pytest.mark.parametrize("name", ["hat-1.5", "hat-1.5.safetensors", "{folder}/hat-1.5.safetensors"])
+def test_a_file_is_found_by_its_path_or_its_name_in_the_folder(tmp_path: Path, name: str) -> None:
+    kohya.save(tmp_path / "hat-1.5.safetensors", tensors(), {})
+    found = kohya.find(name.format(folder=tmp_path), tmp_path)
+    assert found == tmp_path / "hat-1.5.safetensors"
+
+
+@pytest.mark.parametrize(
+    "name", ["nowhere", "sub/nowhere.safetensors", "/", "..", "a\0b", "x" * 999]
+)
+def test_a_file_that_is_nowhere_is_what_was_written(tmp_path: Path, name: str) -> None:
+    assert kohya.find(name, tmp_path) == Path(name)
+    with pytest.raises(BadInput):
+        kohya.load(kohya.find(name, tmp_path))
+
+
 @pytest.mark.parametrize("dtype", list(DTYPES.values()))
 def test_what_is_saved_is_loaded(tmp_path: Path, dtype: torch.dtype) -> None:
     path = tmp_path / "a.safetensors"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from trainer.control import Control, Request
 from trainer.events import StepDone, ignore
 from trainer.optim.optimizers import ParameterGroup
 from trainer.settings.groups import OptimizerSettings, TrainingSettings
+from trainer.training import stopwatch
 from trainer.training.loop import Loop, NotANumber
 
 
@@ -112,3 +114,55 @@ def test_float16_scales_the_loss_and_trains():
     loop.run(loss, control=Control(), sink=ignore)
     assert scales[0] > 1000  # the gradient of the unscaled loss is 2
     assert 0 < weight.item() < 1
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that only pass where a test adds to them."""
+    now = [0.0]
+    monkeypatch.setattr(stopwatch, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("away_s", [0, 40])
+def test_time_of_a_pause_is_no_time_of_training(clock, away_s):
+    weight = torch.nn.Parameter(torch.zeros(1))
+    control, events = Control(), []
+    checks = itertools.count()
+
+    def give_way() -> None:
+        clock[0] += away_s if next(checks) == 6 else 0
+
+    def loss() -> torch.Tensor:
+        clock[0] += 2
+        return weight.square().sum()
+
+    control.give_way = give_way
+    loop = make(weight, steps=10)
+    loop.run(loss, control=control, sink=events.append)
+    assert [event.elapsed_s for event in events] == [2.0 * step for step in range(1, 11)]
+    assert {event.steps_per_s for event in events} == {0.5}
+    assert [event.left_s for event in events] == [2.0 * (10 - step) for step in range(1, 11)]
+
+
+def test_a_run_that_goes_on_counts_on_from_where_it_was_stopped(clock):
+    def trained(loop: Loop, control: Control) -> list[StepDone]:
+        events: list[StepDone] = []
+
+        def loss() -> torch.Tensor:
+            clock[0] += 2
+            return loop.parameters[0].square().sum()
+
+        def after_step(step: int) -> None:
+            if step == 3:
+                control.stop()
+
+        loop.run(loss, control=control, sink=events.append, after_step=after_step)
+        return events
+
+    first = make(torch.nn.Parameter(torch.zeros(1)), steps=5)
+    trained(first, Control())
+    clock[0] += 1000
+    second = make(torch.nn.Parameter(torch.zeros(1)), steps=5)
+    second.restore(*first.state())
+    assert [event.elapsed_s for event in trained(second, Control())] == [8.0, 10.0]

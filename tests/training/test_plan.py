@@ -3,10 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from trainer.errors import BadInput
 from trainer.models.detect import Detection
 from trainer.models.families import SD1, SD2, SDXL
+from trainer.networks import kohya
 from trainer.settings.groups import ModelSettings
 from trainer.settings.schema import parse
 from trainer.training.plan import free_name, make_plan
@@ -133,3 +135,17 @@ def test_a_taken_name_is_refused_and_kept(plan, tmp_path):
         plan()
     assert plan(overwrite=True).output_file == file
     assert file.read_bytes() == b"old"
+
+
+def test_a_lora_that_cannot_go_on_is_told_at_its_field(plan, tmp_path):
+    with pytest.raises(BadInput) as refused:
+        plan(resume_from="nowhere")
+    (problem,) = refused.value.problems
+    assert problem.where == "resume_from"
+    assert problem.what.startswith("nowhere cannot be read: No such file")
+
+
+def test_a_lora_that_goes_on_may_be_named_by_its_name(plan, tmp_path):
+    weights = {f"lora_unet_x.lora_{part}.weight": torch.ones(2, 2) for part in ("up", "down")}
+    kohya.save(tmp_path / "out" / "zib1.safetensors", weights, {})
+    assert plan(resume_from="zib1").steps == plan(resume_from="zib1.safetensors").steps == 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from trainer.settings.schema import parse
 
 from .conftest import Page, free_port
 
@@ -79,6 +82,61 @@ def test_a_training_runs_and_shows_how_far_it_is(form: Page) -> None:
     form.until("document.querySelector('#trainyard_curve svg path')")
     assert "first.safetensors" in form.text("live")
     assert form.console_errors() == []
+
+
+SLOW_STATUS = """
+    window.polls = {now: 0, most: 0, all: 0};
+    const fetched = window.fetch;
+    window.fetch = async (...asked) => {
+        if (!String(asked[0]).includes('/status?')) return fetched(...asked);
+        polls.all += 1;
+        polls.most = Math.max(polls.most, polls.now += 1);
+        const answer = await fetched(...asked);
+        await new Promise((resolve) => setTimeout(resolve, 400));
+        polls.now -= 1;
+        return answer;
+    };
+"""
+CURVE_STEPS = (
+    "(document.querySelector('#trainyard_curve svg path')?.getAttribute('d') || '')"
+    ".split('L').length"
+)
+
+
+def test_asking_in_between_neither_cuts_the_curve_nor_doubles_the_polls(form: Page) -> None:
+    form.script(SLOW_STATUS)
+    start(form, "asked-often", 100_000)
+    form.until("trainyard.status.job?.name === 'asked-often'", 120)
+    form.until("trainyard.status.step?.step > 10", 120)
+    most = 0
+    for wait_s in (0.35, 0.1, 0.5, 0.2, 0.45, 0.3, 0.6, 0.15) * 2:
+        form.script("trainyard.refresh()")
+        time.sleep(wait_s)
+        drawn = form.script(f"return {CURVE_STEPS}")
+        assert drawn >= most
+        most = drawn
+    time.sleep(1)
+    before = form.script("return polls.all")
+    time.sleep(5.5)
+    assert form.script("return polls.all") - before <= 6, "one each 1.1 s"
+    assert form.script("return polls.most") == 1
+    form.press("stop_save")
+    form.until(f"{state('asked-often')} === 'done'", 120)
+
+
+def test_a_second_pass_begins_the_curve_again(form: Page, photos: Path) -> None:
+    form.script("return trainyard.chooseMethod('difference')")
+    form.write(
+        **SMALL,
+        original_image=str(photos / "0.png"),
+        target_image=str(photos / "1.png"),
+        original_prompt="a",
+        name="twice",
+        steps="25",
+    )
+    form.press("start")
+    form.until(f"{state('twice')} === 'done'", 240)
+    form.until(f"{CURVE_STEPS} === 25")
 
 
 def test_pause_stop_and_save_and_a_reload_in_between(form: Page) -> None:
@@ -153,6 +211,59 @@ def test_a_preset_of_traintrain_is_read(form: Page) -> None:
     form.until("window.took")
     assert (form.read("steps"), form.read("rank")) == ("321", "32")
     assert form.read("checkpoint") == "tiny.safetensors"
+
+
+def test_the_form_is_downloaded_as_a_job_for_the_command_line(form: Page, photos: Path) -> None:
+    form.write(name="hat", steps="77", trigger_word="ohwx")
+    form.script("""
+        window.made = {};
+        URL.createObjectURL = (blob) => {
+            blob.text().then((text) => made.text = text);
+            return '#';
+        };
+        HTMLAnchorElement.prototype.click = function () { made.file = this.download; };
+    """)
+    form.press("preset_download")
+    form.until("made.text && made.file")
+    assert form.script("return made.file") == "hat.json"
+    job = parse(json.loads(form.script("return made.text")))
+    wanted = {"checkpoint": "tiny.safetensors", "images": str(photos), "name": "hat"}
+    assert job.method == "lora" and job.values["steps"] == 77
+    assert {name: job.values[name] for name in wanted} == wanted
+
+
+FILES_THAT_ARE_NO_SETTINGS = {
+    "stub.safetensors": (b"abc", "is no LoRA file, or is cut off"),
+    "cut.safetensors": (b"\x90\0\0\0\0\0\0\0" + b'{"__metadata__": {"ss', "or is cut off"),
+    "text.safetensors": (b"\x05\0\0\0\0\0\0\0" + b"hello", "is no LoRA file, or is cut off"),
+    "null.safetensors": (b"\x04\0\0\0\0\0\0\0" + b"null", "is no LoRA file, or is cut off"),
+    "model.safetensors": (
+        b"\x28\0\0\0\0\0\0\0" + b'{"model.diffusion_model.out.0.bias": {}}',
+        "is a checkpoint, not a LoRA",
+    ),
+    "list.json": (b"[1, 2]", "is no preset - drop a preset or a LoRA"),
+    "text.json": (b"hello", "is no preset - drop a preset or a LoRA"),
+}
+
+
+def test_a_file_that_holds_no_settings_is_refused_in_plain_words(form: Page) -> None:
+    for name, (content, words) in FILES_THAT_ARE_NO_SETTINGS.items():
+        told = form.script(
+            "const file = new File([new Uint8Array(arguments[1])], arguments[0]);"
+            "return trainyard.takeFile(file).then(() => '', (error) => error.message)",
+            name,
+            list(content),
+        )
+        assert told.startswith(f"{name} is ") and words in told
+
+
+def test_an_empty_picture_is_a_fault_and_not_something_still_needed(
+    form: Page, tmp_path: Path
+) -> None:
+    (tmp_path / "nothing.png").touch()
+    form.write(images=str(tmp_path))
+    form.until("document.getElementById('trainyard_plan').innerText.includes('0 bytes')")
+    assert "Still needed" not in form.text("plan")
 
 
 def test_every_method_shows_its_own_fields_with_its_own_defaults(form: Page) -> None:
@@ -328,6 +439,9 @@ def test_the_page_survives_a_server_that_dies_and_its_job_goes_on(
     page.until("document.getElementById('trainyard_message').innerText.includes('does not answer')")
     # whoever asks first says so; the buttons follow with the next poll
     page.until("document.getElementById('trainyard_start').disabled")
+    page.script("window.dispatchEvent(new Event('resize'))")
+    time.sleep(0.6)
+    assert page.script("return document.getElementById('trainyard_start').disabled")
     serve(tmp_path, port)
     page.until("document.getElementById('trainyard_message').innerText.includes('started anew')")
     page.until(f"{state('cut-off')} === 'interrupted'")

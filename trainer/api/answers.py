@@ -28,8 +28,11 @@ def status(yard: Yard, job_id: int | None, since: int) -> dict[str, object]:
         "stopping": now.stopping,
         "job": None if current is None else job_json(current),
         "step": None if now.step is None else finite(dataclasses.asdict(now.step)),
+        "phase_left_s": yard.live.phase_left_s(),
         "memory_mb": memory_mb(),
         "curve_job": yard.live.job_id,
+        # read before the points: when they begin anew meanwhile, the next answer tells
+        "curve_began": yard.live.began,
         "curve": [finite(point) for point in yard.live.curve(known)],
         "samples": yard.live.samples,
         "log": yard.live.lines(),

@@ -7,12 +7,15 @@ import threading
 import time
 from collections import deque
 
-from ..events import Event, Notice, PhaseStarted, Sampled, Saved, StepDone
+from ..events import Event, Notice, PhaseProgress, PhaseStarted, Sampled, Saved, StepDone
 from ..jobs.job import Job
 
 MAX_POINTS = 2000
 """Of a curve; when it has more, every second one is dropped."""
 MAX_LINES = 200
+SPEED_WINDOW = 20
+"""Reports of a phase that its speed is told by: what lay in a cache, and a pause, soon count no
+longer."""
 
 Point = tuple[int, float, float, float]
 """Step, loss, smoothed loss, learning rate."""
@@ -25,8 +28,13 @@ class Live:
         self.job_id: int | None = None
         self.samples = 0
         """Pictures drawn so far, by any job: when it rises, there is something new to see."""
+        self.began = 0
+        """How often a curve began: when it rises, points that were told before count no longer."""
         self._points: list[Point] = []
         self._stride = 1
+        self._total = 0
+        self._marks: deque[tuple[float, int]] = deque(maxlen=SPEED_WINDOW)
+        """When how much of the phase was done."""
         self._lines: deque[str] = deque(maxlen=MAX_LINES)
         self._guard = threading.Lock()
 
@@ -34,12 +42,18 @@ class Live:
         """The worker's listener."""
         with self._guard:
             if job.id != self.job_id:
-                self.job_id, self._points, self._stride = job.id, [], 1
+                self.job_id = job.id
+                self._begin([])
                 self._line(f"Job {job.id}: {job.name} ({job.method})")
             if isinstance(event, StepDone):
                 self._add(event)
             elif isinstance(event, PhaseStarted):
                 self._line(event.title)
+                self._total = event.total
+                self._marks.clear()
+                self._marks.append((time.monotonic(), 0))
+            elif isinstance(event, PhaseProgress):
+                self._marks.append((time.monotonic(), event.done))
             elif isinstance(event, Saved):
                 self._line(f"Saved {event.path}")
             elif isinstance(event, Sampled):
@@ -58,12 +72,33 @@ class Live:
         with self._guard:
             return [point for point in self._points if point[0] > since]
 
+    def phase_left_s(self) -> float | None:
+        """About how long the phase will still take; None where its progress does not tell.
+
+        A training tells it itself, with its steps.
+        """
+        with self._guard:
+            if not self._total or len(self._marks) < 2:
+                return None
+            (first_s, before), (last_s, done) = self._marks[0], self._marks[-1]
+            if done <= before:
+                return None
+            return (self._total - done) * (last_s - first_s) / (done - before)
+
     def lines(self) -> list[str]:
         """The newest lines of the log, oldest first."""
         with self._guard:
             return list(self._lines)
 
+    def _begin(self, points: list[Point]) -> None:
+        self._points, self.began = points, self.began + 1
+        if not points:
+            self._stride = 1
+
     def _add(self, event: StepDone) -> None:
+        if self._points and event.step <= self._points[-1][0]:
+            # a second pass, or the run goes on from a state and makes its last steps anew
+            self._begin([point for point in self._points if point[0] < event.step])
         if event.step % self._stride and event.step != event.total_steps:
             return
         self._points.append((event.step, event.loss, event.smoothed_loss, event.learning_rate))

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(given)
     options.given = given
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # torch's advice to whoever wrote a checkpoint; the file is then read, or refused in our words
+    warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
     try:
         status: int = options.command(options)
     except BadInput as error:

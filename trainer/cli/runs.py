@@ -72,14 +72,16 @@ def check(options: argparse.Namespace) -> int:
     for step, path in plan.save_points.items():
         print(f"  at step {step}: {path.name}")
     if plan.estimated_mb is not None:
-        print(f"memory      about {plan.estimated_mb:,.0f} MB at the peak, estimated")
+        what = "model, network and step"
+        print(f"memory      about {plan.estimated_mb:,.0f} MB at the peak, estimated: {what}")
     for warning in plan.warnings:
         print(f"warning     {warning}")
     if not options.quick:
         cost = measure_step(settings, plan, host)
         print(f"trained     {cost.trained_parameters:,} weights")
         if cost.peak_mb is not None:
-            print(f"memory      {cost.peak_mb:,.0f} MB at the peak, measured")
+            what = "what lies on the GPU" if host.device.type == "cuda" else "the whole program"
+            print(f"memory      {cost.peak_mb:,.0f} MB at the peak, measured: {what}")
         total_s = cost.seconds_per_step * plan.steps
         print(f"time        {cost.seconds_per_step:.2f} s a step, {total_s / 60:.1f} min in all")
     return DONE

@@ -73,8 +73,8 @@ def read_tensors(path: Path, where: str = "") -> dict[str, torch.Tensor]:
             [
                 Problem(
                     where,
-                    f"{path} cannot be read ({_first_line(error)})",
-                    "the file is truncated or damaged: download or copy it again",
+                    f"{path} {_fault(error)}",
+                    "choose another file, or download or copy this one again",
                 )
             ]
         ) from error
@@ -133,6 +133,8 @@ def legacy_hash(path: Path) -> str:
         return hashlib.sha256(file.read(_LEGACY_HASH_BYTES)).hexdigest()[:8]
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:160]
+def _fault(error: Exception) -> str:
+    """What is wrong with a file; the libraries' own words mean nothing to its owner."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
+    return "is no model file, or is truncated or damaged"

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from ..atomic import write_bytes
 from ..errors import BadInput, Problem, TrainyardError
+from ..paths import is_file, user_path
 
 LENGTH_BYTES = 8
 """A safetensors file begins with the length of its JSON header, little-endian."""
+EXTENSION = ".safetensors"
 ALIGNMENT = 8
 """The tensors begin at a multiple of this."""
 LEGACY_HASH_START, LEGACY_HASH_BYTES = 0x100000, 0x10000
@@ -97,16 +99,30 @@ def _in_order(data: bytes) -> bytes:
     return len(header).to_bytes(LENGTH_BYTES, "little") + header + data[start:]
 
 
+def find(name: str, folder: Path) -> Path:
+    """The LoRA file that a user names: by its path, or in the folder of results by its name.
+
+    Args:
+        name: the extension may be left out. Of a file that is nowhere it is the path.
+        folder: a webui's Lora folder.
+    """
+    given = user_path(name)
+    inside = folder / given
+    places = (given, inside, Path(f"{inside}{EXTENSION}"))
+    return next((place for place in places if is_file(place)), given)
+
+
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a LoRA file: its tensors on the CPU, in the file's dtypes, and its metadata.
 
     Raises:
         BadInput: the file is missing, no `.safetensors`, damaged or truncated, or no LoRA.
     """
-    if path.suffix.lower() != ".safetensors":
-        raise _refused(path, "is not a .safetensors file", "choose or convert to .safetensors")
     try:
         with path.open("rb") as file:
+            if path.suffix.lower() != EXTENSION:
+                what = f"is not a {EXTENSION} file"
+                raise _refused(path, what, f"choose or convert to {EXTENSION}")
             header = _read_header(path, file)
             metadata = header.pop("__metadata__")
             _check_adapter(path, header)

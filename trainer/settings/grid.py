@@ -62,7 +62,8 @@ class GridSettings(ModelSettings):
     loras: str = parameter(
         title="Files",
         multiline=True,
-        help="LoRA files to compare, one a line; a row each.",
+        help="LoRA files to compare, one a line, by path or by name in the Lora folder; a row"
+        " each.",
         cure="choose at least one",
         picks="lora",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ..optim.optimizers import ParameterGroup, averaged, begin, end, new_optimiz
 from ..optim.schedules import Schedule
 from ..settings.groups import OptimizerSettings, TrainingSettings
 from .distributed import Team
+from .stopwatch import Stopwatch
 
 LossFunction = Callable[[], torch.Tensor]
 """Draws the next batch and returns its loss, a scalar with a graph."""
@@ -103,8 +103,7 @@ class Loop:
         device = self.parameters[0].device.type
         self.scaler = _new_scaler(device, compute_dtype is torch.float16)
         self._pending: list[_Pending] = []
-        self._elapsed_before = 0.0
-        self._started = time.monotonic()
+        self._watch = Stopwatch()
         self._marks: list[tuple[float, int]] = []
 
     @property
@@ -128,22 +127,30 @@ class Loop:
         Raises:
             NotANumber: when the loss is no number; the step that showed it is not saved.
         """
-        self._started = time.monotonic()
-        self._marks = [(self._started, self.step)]
+        self._marks = [(self._watch.elapsed_s, self.step)]
+        self._watch.start()
         request = Request.CONTINUE
         while self.step < self.training.steps:
-            request = self.team.agreed(control.checkpoint())
+            request = self.team.agreed(self._ask(control))
             if request is not Request.CONTINUE:
                 break
             loss = self.update(loss_of_next_batch)
             self._pending.append(_Pending(self.step, loss, self._learning_rates()))
             self.schedule.step(loss)
-            if time.monotonic() - self._marks[-1][0] >= REPORT_INTERVAL_S:
+            if self._watch.elapsed_s - self._marks[-1][0] >= REPORT_INTERVAL_S:
                 self._report(sink)
             after_step(self.step)
         self._report(sink)
-        self._elapsed_before += time.monotonic() - self._started
+        self._watch.stop()
         return Outcome(self.step, self.smoothed_loss, request)
+
+    def _ask(self, control: Control) -> Request:
+        """What the user wants; however long that takes, a pause or pictures that are let
+        through, it is no time of training: neither speed nor time left nor the log count it."""
+        self._watch.stop()
+        request = control.checkpoint()
+        self._watch.start()
+        return request
 
     def averaged(self) -> AbstractContextManager[None]:
         """The parameters as they are to be used and saved, for the length of a `with` block."""
@@ -196,7 +203,7 @@ class Loop:
         return tensors, {
             "step": self.step,
             "smoothed_loss": None if math.isnan(self.smoothed_loss) else self.smoothed_loss,
-            "elapsed_s": self._elapsed_before + time.monotonic() - self._started,
+            "elapsed_s": self._watch.elapsed_s,
             "optimizer": {"state": plain, "param_groups": optimizer["param_groups"]},
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -221,7 +228,7 @@ class Loop:
         self.step = values["step"]
         loss = values["smoothed_loss"]
         self.smoothed_loss = math.nan if loss is None else loss
-        self._elapsed_before = values["elapsed_s"]
+        self._watch = Stopwatch(values["elapsed_s"])
 
     def _learning_rates(self) -> tuple[float, ...]:
         """One for each group; an optimizer may have split a group into several."""
@@ -233,7 +240,7 @@ class Loop:
         if not self._pending:
             return
         losses = torch.stack([one.loss for one in self._pending]).tolist()
-        now = time.monotonic()
+        now = self._watch.elapsed_s
         self._marks = [*self._marks[-SPEED_WINDOW_STEPS:], (now, self.step)]
         first_time, first_step = self._marks[0]
         steps_per_s = (self.step - first_step) / max(now - first_time, 1e-9)
@@ -261,7 +268,7 @@ class Loop:
             smoothed_loss=self.smoothed_loss,
             learning_rate=rates.get("unet", one.learning_rates[0]),
             text_encoder_learning_rate=rates.get("text_encoder"),
-            elapsed_s=self._elapsed_before + now - self._started,
+            elapsed_s=now,
             steps_per_s=steps_per_s,
             left_s=(self.training.steps - one.step) / max(steps_per_s, 1e-9),
         )

@@ -21,7 +21,7 @@ from ..networks import kohya
 from ..optim.optimizers import check_optimizer, warnings_of
 from ..optim.schedules import check_schedule
 from ..optim.trial import try_out
-from ..paths import is_there, user_path
+from ..paths import is_there
 from ..settings.groups import (
     BLOCKS,
     CopierSettings,
@@ -33,7 +33,7 @@ from ..settings.groups import (
     TrainingSettings,
 )
 from ..settings.methods import METHODS
-from ..settings.schema import JobSettings
+from ..settings.schema import SECOND_PASS, JobSettings
 from .estimate import peak_mb
 from .sources import find_pictures, long_prompts
 
@@ -96,8 +96,8 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
 
     model = collect(lambda: host.check_model(settings[ModelSettings]))
     last = saved_pass(settings)
-    for file in _files_to_continue(settings, last):
-        collect(lambda file=file: kohya.load(user_path(file)))  # type: ignore[misc]
+    for field, name in _files_to_continue(settings):
+        collect(lambda field=field, name=name: check_lora(field, name, host))  # type: ignore[misc]
     for rates in dict.fromkeys((settings[OptimizerSettings], last[OptimizerSettings])):
         collect(lambda rates=rates: check_optimizer(rates))  # type: ignore[misc]
         collect(lambda rates=rates: check_schedule(rates))  # type: ignore[misc]
@@ -153,12 +153,30 @@ def _unfit(settings: JobSettings, family: Family) -> Iterator[str]:
         )
 
 
-def _files_to_continue(settings: JobSettings, last: JobSettings) -> list[str]:
-    """The LoRA files that the job reads, each once."""
-    files = [settings[NetworkSettings].resume_from, last[NetworkSettings].resume_from]
-    if METHODS[settings.method].uses(CopierSettings):
-        files.append(settings[CopierSettings].copier_file)
-    return [file for file in dict.fromkeys(files) if file]
+def _files_to_continue(settings: JobSettings) -> Iterator[tuple[str, str]]:
+    """The LoRA files that the job reads, each once: the field, and what stands there."""
+    first = settings[NetworkSettings].resume_from
+    second = saved_pass(settings)[NetworkSettings].resume_from
+    if first:
+        yield "resume_from", first
+    if second and second != first:
+        yield f"{SECOND_PASS}.resume_from", second
+    if METHODS[settings.method].uses(CopierSettings) and settings[CopierSettings].copier_file:
+        yield "copier_file", settings[CopierSettings].copier_file
+
+
+def check_lora(field: str, name: str, host: Host) -> None:
+    """Reads a LoRA file that a field names.
+
+    Raises:
+        BadInput: it cannot be used; the field is named, and in what is wrong the file.
+    """
+    try:
+        kohya.load(kohya.find(name, host.output_dir))
+    except BadInput as error:
+        raise BadInput(
+            [Problem(field, f"{p.where} {p.what}", p.cure) for p in error.problems]
+        ) from error
 
 
 def saved_pass(settings: JobSettings) -> JobSettings:

@@ -25,7 +25,6 @@ from ..networks import kohya
 from ..networks.build import build_network, parameter_groups
 from ..networks.naming import BASE
 from ..networks.network import Network
-from ..paths import user_path
 from ..settings.checks import prompt_lines
 from ..settings.groups import (
     CacheSettings,
@@ -152,8 +151,9 @@ class Session:
         self.networks_made += 1
         source = wanted.resume_from if file is None else file
         if source:
-            tensors, _ = kohya.load(user_path(source))
-            network.load(tensors, source=source)
+            path = kohya.find(source, self.host.output_dir)
+            tensors, _ = kohya.load(path)
+            network.load(tensors, source=str(path))
         return network
 
     def fit(

@@ -40,6 +40,7 @@ PRESETS = f"""
       <button type="button" id="trainyard_preset_delete">Delete this preset</button>
       <button type="button" id="trainyard_preset_reset">Reset all fields to their defaults</button>
       <button type="button" id="trainyard_preset_import">Import a file</button>
+      <button type="button" id="trainyard_preset_download">Download as a job</button>
     </div>
   </details>
   <input type="file" id="trainyard_preset_file" accept=".json,.safetensors" hidden>

@@ -192,7 +192,8 @@ class NetworkSettings:
     )
     resume_from: str = parameter(
         "",
-        help="A LoRA file whose training goes on from where it stands. It must be of the same"
+        help="A LoRA file, by its path or its name in the Lora folder, whose training goes on from"
+        " where it stands. It must be of the same"
         " network type and hold only layers that are trained here. Its rank and alpha win over"
         " those set here; layers that it lacks start anew. Empty: start anew.",
         aliases=("network_resume", "network_weights"),

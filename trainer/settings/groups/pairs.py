@@ -128,7 +128,8 @@ class CopierSettings:
 
     copier_file: str = parameter(
         "",
-        help="A copier saved by an earlier training of the same picture: the first pass is then"
+        help="A copier saved by an earlier training of the same picture, by its path or its name in"
+        " the Lora folder: the first pass is then"
         " skipped. Empty: it is trained.",
         aliases=("diff_load_1st_pass",),
         picks="lora",
