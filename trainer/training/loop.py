@@ -131,7 +131,12 @@ class Loop:
         self._watch.start()
         request = Request.CONTINUE
         while self.step < self.training.steps:
-            request = self.team.agreed(self._ask(control))
+            # However long it takes, a pause or pictures that are let through, it is no time of
+            # training: neither speed nor time left nor the log count it.
+            self._watch.stop()
+            request = control.checkpoint()
+            self._watch.start()
+            request = self.team.agreed(request)
             if request is not Request.CONTINUE:
                 break
             loss = self.update(loss_of_next_batch)
@@ -143,14 +148,6 @@ class Loop:
         self._report(sink)
         self._watch.stop()
         return Outcome(self.step, self.smoothed_loss, request)
-
-    def _ask(self, control: Control) -> Request:
-        """What the user wants; however long that takes, a pause or pictures that are let
-        through, it is no time of training: neither speed nor time left nor the log count it."""
-        self._watch.stop()
-        request = control.checkpoint()
-        self._watch.start()
-        return request
 
     def averaged(self) -> AbstractContextManager[None]:
         """The parameters as they are to be used and saved, for the length of a `with` block."""
