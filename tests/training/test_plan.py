@@ -124,6 +124,7 @@ def test_free_name_counts_on(tmp_path):
     assert free_name("n", tmp_path) == "n-2"
     (tmp_path / "n-2.safetensors").touch()
     assert free_name("n", tmp_path) == "n-3"
+    assert free_name("n", tmp_path, ".png") == "n-2"
 
 
 def test_a_taken_name_is_refused_and_kept(plan, tmp_path):
@@ -133,3 +134,14 @@ def test_a_taken_name_is_refused_and_kept(plan, tmp_path):
         plan()
     assert plan(overwrite=True).output_file == file
     assert file.read_bytes() == b"old"
+
+
+def test_an_unfinished_training_of_the_name_is_told_with_its_step(plan, tmp_path):
+    states = tmp_path / "logs" / "states"
+    for name, step in (("n", 9), ("n", 40), ("n-2", 3)):
+        (states / name).mkdir(parents=True, exist_ok=True)
+        (states / name / f"state-0-{step:08d}.safetensors").touch()
+    with pytest.raises(BadInput, match=r"unfinished; it was saved at step 40 - .*--resume.*n-3"):
+        plan()
+    assert plan(overwrite=True)
+    assert plan(name="m")

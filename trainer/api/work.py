@@ -41,4 +41,11 @@ def do(
         return
     from ..run import run_job
 
-    run_job(adjust(parse(job.settings)), host, control=control, sink=sink, resume=job.resume)
+    run_job(
+        adjust(parse(job.settings)),
+        host,
+        control=control,
+        sink=sink,
+        resume=job.resume,
+        owner=job.key,
+    )
