@@ -12,7 +12,7 @@ from ..settings.schema import listing
 from .answers import job_json, status
 from .described import SETTINGS
 from .routes import Body, Routes, body_of, in_thread, number_of, settings_of, whole
-from .work import checked
+from .work import planned
 from .yard import Yard
 
 
@@ -60,15 +60,16 @@ def add_job_routes(routes: Routes, yard: Yard) -> None:
 
     async def add_job(request: Request) -> object:
         body = await body_of(request)
-        settings = checked(settings_of(body))
+        settings = await in_thread(lambda: _planned(yard, settings_of(body)))
         job = yard.store.add(settings)
         if body.get("start"):
             yard.worker.start()
         return {"job": job_json(job)}
 
     async def change_job(request: Request) -> object:
-        settings = checked(settings_of(await body_of(request)))
-        return {"job": job_json(yard.store.edit(_job_id(request), settings))}
+        body, job = await body_of(request), yard.store.get(_job_id(request))
+        settings = await in_thread(lambda: _planned(yard, settings_of(body)))
+        return {"job": job_json(yard.store.edit(job.id, settings))}
 
     async def delete_job(request: Request) -> object:
         yard.store.remove(_job_id(request))
@@ -110,6 +111,10 @@ def _stop(yard: Yard, job_id: int, body: Body) -> object:
 def _move(yard: Yard, job_id: int, body: Body) -> object:
     yard.store.move(job_id, whole(body.get("place")) or 0)
     return True
+
+
+def _planned(yard: Yard, settings: Body) -> dict[str, object]:
+    return planned(settings, yard.host, yard.store.jobs(PENDING))
 
 
 def _requeue(yard: Yard, job_id: int, body: Body) -> object:
