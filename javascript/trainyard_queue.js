@@ -248,10 +248,13 @@
     }
 
     ty.starters.push(() => {
-        let seen = "";
+        let seen = "", couldGoOn = null;
         dragging(ty.at("queue"));
         ty.listeners.push((status) => {
             drawQueue(status);
+            const canGoOn = status.jobs.filter(kept).map((job) => job.name).join("/");
+            if (couldGoOn !== null && couldGoOn !== canGoOn) ty.plan(); // which names are taken has changed
+            couldGoOn = canGoOn;
             const ended = status.jobs.filter((job) => job.finished_s).map((job) => job.id).join();
             if (ended !== seen || !runs.length && status.job) {
                 seen = ended;
