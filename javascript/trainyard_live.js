@@ -117,15 +117,37 @@
         const job = current();
         if (!job) return;
         if (!save) {
-            const sure = await ty.dialog({title: `Stop ${job.name} without saving?`, yes: "Stop", danger: true,
-                text: job.method === ty.GRID ? "What it has drawn is lost. The queue waits."
-                    : "What it has learnt since its last saved file is lost. The queue waits."});
+            const sure = await ty.dialog({title: `Stop ${job.name} without a LoRA file?`, yes: "Stop",
+                danger: true, text: `${await costOfStop(job)} The queue waits.`});
             if (!sure) return;
         }
         await ty.ask(`jobs/${job.id}/stop`, {save});
         ty.say(save ? "Saving after this step. The queue waits." : "Stopping after this step. The queue waits.");
+        stopping = job.id;
         await ty.refresh();
     }
+    let stopping = null; // the job of which the message tells that it is about to end
+
+    /** What a stop without saving loses, which depends on whether states are noted. */
+    async function costOfStop(job) {
+        if (job.method === ty.GRID) return "What it has drawn is lost.";
+        if (!ty.status.step) return "It has made no step yet.";
+        const {settings} = await ty.ask(`jobs/${job.id}`);
+        return settings.save_state_every_steps || settings.save_state_every_minutes
+            ? "Where it stands is saved, so that it can go on later: press Go on in the queue."
+            : "Saving where it stands is switched off for it, so it cannot go on later: what it has learnt since "
+                + "its last saved file is lost.";
+    }
+
+    function forgetStop(status) {
+        if (stopping === null || status.job && status.job.id === stopping) return;
+        stopping = null;
+        ty.say("");
+    }
+
+    /** The last that an ended job told, unless that is a mere warning of one that came to its end. */
+    const lastWord = (job) => (job.notes.length && (job.state !== "done" || job.saved_step !== null)
+        ? job.notes[job.notes.length - 1] : "");
 
     // ------------------------------------------------------------------ progress
 
@@ -166,6 +188,7 @@
     function skeleton(place) {
         place.append(
             ty.el("div", {id: "trainyard_headline"}),
+            ty.el("p", {id: "trainyard_last_word", class: "trainyard_hint"}),
             ty.el("div", {id: "trainyard_bar", role: "progressbar", "aria-label": "Progress",
                 "aria-valuemin": 0, "aria-valuemax": 100}, ty.el("div", {})),
             ty.el("dl", {id: "trainyard_numbers"}),
@@ -226,6 +249,9 @@
             ty.el("span", {class: "trainyard_state trainyard_is_" + job.state},
                 job.state === "paused" ? "Paused" : status.stopping ? "Stopping" : phase),
             ty.el("span", {class: "trainyard_count"}, job.total ? `${job.done} / ${job.total}` : ""));
+        const word = live ? "" : lastWord(job);
+        ty.label(ty.at("last_word"), word);
+        ty.at("last_word").hidden = !word;
         const bar = ty.at("bar");
         bar.classList.toggle("trainyard_busy", live && share === null);
         bar.firstElementChild.style.width = `${100 * (ended ? 1 : share ?? 0)}%`;
@@ -272,6 +298,7 @@
 
     ty.starters.push(() => {
         jump();
+        ty.listeners.push(forgetStop);
         const actions = {start: () => enqueue(true), enqueue: () => enqueue(false), pause,
             stop: () => stop(false), stop_save: () => stop(true)};
         for (const [name, work] of Object.entries(actions)) {

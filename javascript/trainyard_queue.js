@@ -15,9 +15,40 @@
         await ty.refresh();
     });
 
+    const kept = (job) => job.saved_step !== null;
+
     const remove = (job) => ty.attempt(async () => {
+        if (kept(job) && !await ty.dialog({title: `Remove ${job.name}?`, yes: "Remove", danger: true,
+            text: `It was saved at step ${job.saved_step} and can go on. What it has learnt is lost with it; `
+                + "LoRA files that it wrote stay."})) return;
         await ty.ask(`jobs/${job.id}`, {}, "DELETE");
         await ty.refresh();
+    });
+
+    const goOn = (job) => ty.attempt(async () => {
+        await ty.ask(`jobs/${job.id}/requeue`, {resume: true});
+        await ty.refresh();
+        const other = ty.status.job && ty.status.job.id !== job.id ? ty.status.job.name : "";
+        ty.say(other ? `${job.name} comes next, when ${other} is done.` : `${job.name} goes on.`, "good");
+    });
+
+    const again = (job) => ty.attempt(async () => {
+        if (kept(job) && !await ty.dialog({title: `Begin ${job.name} anew?`, yes: "Begin anew", danger: true,
+            text: `It was saved at step ${job.saved_step} and can go on from there. What it has learnt is lost `
+                + "when it begins anew."})) return;
+        await ty.ask(`jobs/${job.id}/requeue`, {resume: false});
+        await ty.refresh();
+        const waiting = ty.status.jobs.filter((one) => one.state === "queued" && one.id !== job.id).length;
+        const behind = waiting ? ` behind ${waiting} other${waiting > 1 ? "s" : ""}` : "";
+        if (ty.status.running) ty.say(`${job.name} is in the queue${behind}.`, "good");
+        else if (waiting) ty.say(`${job.name} waits${behind}. Press Start the queue.`);
+    });
+
+    const clear = () => ty.attempt(async () => {
+        const {kept: left} = await ty.ask("queue/clear", {});
+        await ty.refresh();
+        if (left === 1) ty.say("One job stays, because it can go on; Remove takes it off the list.", "good");
+        else if (left) ty.say(`${left} jobs stay, because they can go on; Remove takes one off the list.`, "good");
     });
 
     async function take(job, edit) {
@@ -51,10 +82,8 @@
                 all = true;
                 drawQueue(ty.status);
             }, {id: "trainyard_queue_all"}) : null,
-            finished.length ? ty.button("Clear finished", () => ty.attempt(async () => {
-                await ty.ask("queue/clear", {});
-                await ty.refresh();
-            }), {id: "trainyard_queue_clear"}) : null);
+            finished.length ? ty.button("Clear finished", clear, {id: "trainyard_queue_clear",
+                title: "Remove what has ended from the list, but for what can go on; files stay"}) : null);
         const place = ty.at("queue");
         const focused = place.contains(document.activeElement) ? document.activeElement.id : "";
         if (!place.querySelector("details[open]")) {
@@ -91,19 +120,21 @@
             tools.push(tool("skip", "Skip", "Save it now and go on with the next",
                 () => act(job, "skip", {save: true})));
         } else {
-            if (["failed", "cancelled", "interrupted"].includes(job.state)) {
-                tools.push(training ? tool("on", "Go on", "Queue it again, from the last state that it noted",
-                    () => act(job, "requeue", {resume: true})) : null,
-                tool("again", "Run again", "Queue it again from the beginning",
-                    () => act(job, "requeue", {resume: false})));
+            const ended = ["failed", "cancelled", "interrupted"].includes(job.state);
+            if (training && place < 0 && (kept(job) || job.state === "interrupted")) {
+                tools.push(tool("on", "Go on", kept(job) ? `Go on after step ${job.saved_step}, before all that wait`
+                    : "Go on with what there is of it, before all that wait", () => goOn(job)));
+            }
+            if (ended) {
+                tools.push(tool("again", "Run again", "Queue it again from the beginning", () => again(job)));
             }
             tools.push(tool("copy", "Duplicate", "Queue a copy", () => act(job, "duplicate")),
-                tool("remove", "Remove", "Remove from the list; files stay", () => remove(job)));
+                tool("remove", "Remove", "Remove from the list; LoRA files stay", () => remove(job)));
         }
         const time = when(job.finished_s || job.started_s || job.created_s);
         const facts = [ty.STATES[job.state] && ty.el("span",
             {class: "trainyard_state trainyard_is_" + job.state}, ty.STATES[job.state]),
-        job.state !== "done" && share ? ty.el("span", {}, share) : null, ty.el("small", {}, time)];
+        (job.state !== "done" || kept(job)) && share ? ty.el("span", {}, share) : null, ty.el("small", {}, time)];
         return ty.el("li", {"data-job": job.id, draggable: place >= 0 ? "true" : false},
             ty.el("div", {class: "trainyard_job"},
                 ty.el("span", {class: "trainyard_job_name"}, ty.el("strong", {}, job.name), " ",
@@ -217,10 +248,13 @@
     }
 
     ty.starters.push(() => {
-        let seen = "";
+        let seen = "", couldGoOn = null;
         dragging(ty.at("queue"));
         ty.listeners.push((status) => {
             drawQueue(status);
+            const canGoOn = status.jobs.filter(kept).map((job) => job.name).join("/");
+            if (couldGoOn !== null && couldGoOn !== canGoOn) ty.plan(); // which names are taken has changed
+            couldGoOn = canGoOn;
             const ended = status.jobs.filter((job) => job.finished_s).map((job) => job.id).join();
             if (ended !== seen || !runs.length && status.job) {
                 seen = ended;

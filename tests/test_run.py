@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 
 from trainer.control import Control
-from trainer.events import Event, StepDone
+from trainer.errors import BadInput
+from trainer.events import Event, Notice, StepDone
 from trainer.hosts.standalone import StandaloneHost
 from trainer.networks import kohya
 from trainer.run import OutOfMemory, out_of_memory, run_job
 from trainer.settings.schema import JobSettings, parse
+from trainer.training.unfinished import stopped_at
 
 
 @pytest.fixture
@@ -92,6 +94,87 @@ def test_a_job_that_was_killed_goes_on_to_the_same_file(host, pictures, tmp_path
     wanted, _ = kohya.load(whole.output_dir / "hat.safetensors")
     assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
     assert not list((host.log_dir / "states").rglob("*.safetensors")), "needed no more"
+
+
+def stopped(settings: JobSettings, host: StandaloneHost, at: int, owner: str = "") -> Path:
+    """Trains to a step and stops there; returns the folder of its states."""
+    control = Control()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == at:
+            control.stop()
+
+    run_job(settings, host, control=control, sink=listen, owner=owner)
+    return host.log_dir / "states" / "hat"
+
+
+def test_what_a_training_of_the_name_has_learnt_is_lost_only_with_overwrite(host, pictures) -> None:
+    folder = stopped(job(pictures), host, 1)
+    step = stopped_at(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    log = (host.log_dir / "hat.csv").read_bytes()
+    with pytest.raises(BadInput, match=f"unfinished; it was saved at step {step} - .*hat-2"):
+        run_job(job(pictures), host, control=Control(), sink=ignore)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert (host.log_dir / "hat.csv").read_bytes() == log
+    steps: list[int] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StepDone):
+            steps.append(event.step)
+
+    run_job(job(pictures, overwrite=True), host, control=Control(), sink=listen)
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert not folder.exists()
+
+
+def test_a_queues_job_goes_on_from_its_own_state_alone(host, pictures) -> None:
+    step = stopped_at(stopped(job(pictures), host, 1, owner="1-one"))
+    with pytest.raises(BadInput, match="another training of that name"):
+        run_job(job(pictures), host, control=Control(), sink=ignore, resume=True, owner="2-two")
+    notes: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Notice):
+            notes.append(event.text)
+
+    run_job(job(pictures), host, control=Control(), sink=listen, resume=True, owner="1-one")
+    assert notes == [f"Going on after step {step}"]
+
+
+def test_whoever_names_the_training_goes_on_with_any_and_leaves_it_its_owner(
+    host, pictures
+) -> None:
+    longer = job(pictures, steps=30)
+    stopped(longer, host, 1, owner="1-one")
+    control = Control()
+
+    def stop_again(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step > 10:
+            control.stop()
+
+    run_job(longer, host, control=control, sink=stop_again, resume=True)
+    with pytest.raises(BadInput, match="another training of that name"):
+        run_job(longer, host, control=Control(), sink=ignore, resume=True, owner="2-two")
+    run_job(longer, host, control=Control(), sink=ignore, resume=True, owner="1-one")
+    assert (host.output_dir / "hat.safetensors").exists()
+
+
+def test_a_queues_job_may_begin_anew_in_place_of_its_own_state(host, pictures) -> None:
+    stopped(job(pictures), host, 1, owner="1-one")
+    with pytest.raises(BadInput, match="unfinished"):
+        run_job(job(pictures), host, control=Control(), sink=ignore, owner="2-two")
+    outcome = run_job(job(pictures), host, control=Control(), sink=ignore, owner="1-one")
+    assert outcome.steps == 6
+
+
+def test_states_that_cannot_be_read_are_not_cleared(host, pictures) -> None:
+    folder = stopped(job(pictures), host, 1)
+    (state,) = folder.glob("*.safetensors")
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(BadInput, match="none of them can be read.*move that folder away"):
+        run_job(job(pictures), host, control=Control(), sink=ignore, resume=True)
+    assert state.stat().st_size == 100
 
 
 @pytest.mark.parametrize(

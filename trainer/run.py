@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from .atomic import sweep
 from .control import Control, Request
-from .errors import BadInput, Stopped, TrainyardError
+from .errors import BadInput, Problem, Stopped, TrainyardError
 from .events import Notice, PhaseStarted, Saved, Sink
 from .hosts.protocol import Host
 from .lock import FileLock
@@ -26,6 +27,7 @@ from .training.loop import Outcome
 from .training.plan import Plan, make_plan, saved_pass
 from .training.session import Session
 from .training.state import Beginning, Recorder, State, StateFolder
+from .training.unfinished import belongs, owner_of, state_folder
 
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
 """torch names this in its error when the main memory is full."""
@@ -47,12 +49,20 @@ class SystemRefused(TrainyardError):
 
 
 def run_job(
-    settings: JobSettings, host: Host, *, control: Control, sink: Sink, resume: bool = False
+    settings: JobSettings,
+    host: Host,
+    *,
+    control: Control,
+    sink: Sink,
+    resume: bool = False,
+    owner: str = "",
 ) -> Outcome:
     """Checks the job, borrows the model, trains and saves.
 
     Args:
         resume: go on from the last state that this job saved, or begin anew if there is none.
+        owner: what no other job of any queue has, to be noted in the states; a job goes on from
+            its own alone.  "": from those of its name, whosever they are.
 
     Raises:
         BadInput: the job cannot be done as it stands; nothing was trained.
@@ -61,18 +71,20 @@ def run_job(
         SystemRefused: a file could not be read or written; what was saved before stays.
     """
     try:
-        return _checked(settings, host, control=control, sink=sink, resume=resume)
+        return _checked(settings, host, owner, control=control, sink=sink, resume=resume)
     except OSError as error:
         raise SystemRefused(error) from error
 
 
 def _checked(
-    settings: JobSettings, host: Host, *, control: Control, sink: Sink, resume: bool
+    settings: JobSettings, host: Host, owner: str, *, control: Control, sink: Sink, resume: bool
 ) -> Outcome:
     sink(PhaseStarted("Checking the job"))
     output = settings[OutputSettings]
-    states = StateFolder(state_folder(host, settings), output.keep_states)
-    saved = states.newest() if resume else None
+    states = StateFolder(state_folder(host.log_dir, output.name), output.keep_states)
+    if not resume and owner and owner_of(states.folder) == owner:
+        states.clear()  # this very job was told to begin anew
+    saved = _saved(states, output, owner) if resume else None
     if saved is not None:
         sink(Notice(f"Going on after step {saved.values['step']}"))
     elif resume and (done := _complete(settings, host)) is not None:
@@ -81,7 +93,7 @@ def _checked(
         return Outcome(saved_pass(settings)[TrainingSettings].steps, math.nan, Request.CONTINUE)
     elif resume:
         sink(Notice("No state was saved; the job begins anew"))
-    beginning = _beginning(settings, states, saved) if resume else None
+    beginning = _beginning(settings, states, saved, owner) if resume else None
     # What the job itself has saved before may be there, also where files of others are respected.
     plan = make_plan(settings if saved is None else settings.replace(overwrite=True), host)
     for warning in plan.warnings:
@@ -92,7 +104,27 @@ def _checked(
         _sweep(host, output.name)
         if saved is None:
             states.clear()
-        return _run(settings, plan, host, states, saved, beginning, control=control, sink=sink)
+        return _run(
+            settings, plan, host, states, saved, beginning, owner, control=control, sink=sink
+        )
+
+
+def _saved(states: StateFolder, output: OutputSettings, owner: str) -> State | None:
+    """The state to go on from; None where the job has come to none.
+
+    Raises:
+        BadInput: those under its name are another job's, or none of them can be read.
+    """
+    saved = states.newest()
+    if saved is None and states.any():
+        what = f"{output.name!r} has saved states, but none of them can be read: {states.folder}"
+        cure = "put a copy of them back, or move that folder away to begin anew"
+        raise BadInput([Problem("state", what, cure)])
+    if saved is not None and not belongs(saved.beginning.owner, owner):
+        what = f"the state under the name {output.name!r} is of another training of that name"
+        cure = "let that one go on; begin this one anew under another name, as a duplicate"
+        raise BadInput([Problem("state", what, cure)])
+    return saved
 
 
 def _locks(host: Host, name: str) -> list[FileLock]:
@@ -105,12 +137,16 @@ def _locks(host: Host, name: str) -> list[FileLock]:
     return [FileLock(folder / f".{name}.lock", f"training {name!r}", cure) for folder in folders]
 
 
-def _beginning(settings: JobSettings, states: StateFolder, saved: State | None) -> Beginning | None:
+def _beginning(
+    settings: JobSettings, states: StateFolder, saved: State | None, owner: str
+) -> Beginning | None:
     """What a job that goes on has drawn before; a seed that is set now is not drawn."""
     if saved is not None:
         return saved.beginning
     noted, seed = states.beginning(), settings[TrainingSettings].seed
-    return noted if noted is not None and seed in (-1, noted.seed) else None
+    if noted is None or not belongs(noted.owner, owner):
+        return None
+    return noted if seed in (-1, noted.seed) else None
 
 
 def _run(
@@ -120,6 +156,7 @@ def _run(
     states: StateFolder,
     saved: State | None,
     beginning: Beginning | None,
+    owner: str,
     *,
     control: Control,
     sink: Sink,
@@ -138,11 +175,12 @@ def _run(
                 beginning=beginning,
                 goes_on=saved is not None,
             )
-            states.begin(session.beginning)
+            begun = replace(session.beginning, owner=owner or session.beginning.owner or "")
+            states.begin(begun)
             session.recorder = Recorder(
                 states,
                 settings.as_dict(),
-                session.beginning,
+                begun,
                 every_steps=output.save_state_every_steps,
                 every_s=60 * output.save_state_every_minutes,
                 resume=saved,
@@ -155,11 +193,6 @@ def _run(
         if CPU_OUT_OF_MEMORY not in str(error):
             raise
         raise OutOfMemory(out_of_memory(settings, error)) from None
-
-
-def state_folder(host: Host, settings: JobSettings) -> Path:
-    """Where the states of a job lie."""
-    return host.log_dir / "states" / settings[OutputSettings].name
 
 
 def _train(session: Session) -> Outcome:

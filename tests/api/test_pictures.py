@@ -46,7 +46,7 @@ def test_of_several_runs_the_last_files_are_compared(bench: Bench) -> None:
     for when, name in enumerate(("hat-000001", "hat", "coat-000001", "coat")):
         saved(bench, name, when)
     for name in ("hat", "coat"):
-        bench.post("jobs", {"settings": bench.settings(name=name)})
+        bench.post("jobs", {"settings": bench.settings(name=name, overwrite=True)})
     files = bench.get("grids/proposal?name=hat&name=coat")["files"]
     assert [file["name"] for file in files if file["chosen"]] == ["hat", "coat"]
 

@@ -84,7 +84,7 @@ def test_the_queue_is_edited_moved_copied_and_cleared(bench: Bench) -> None:
     assert ids[1] not in [job["id"] for job in bench.get("jobs")["jobs"]]
     bench.post("queue/start", {})
     bench.until("done", "two-2")
-    assert bench.post("queue/clear", {}) == {"removed": 3}
+    assert bench.post("queue/clear", {}) == {"removed": 3, "kept": 0}
 
 
 def test_a_failed_job_says_why(bench: Bench) -> None:

@@ -94,7 +94,8 @@ def work(folder: Path) -> None:
 
 def _run(folder: Path, job: Job, control: Control, sink: Sink) -> None:
     host = StandaloneHost(folder, folder / "out", "cpu")
-    run_job(parse(job.settings), host, control=control, sink=sink, resume=job.resume)
+    settings = parse(job.settings)
+    run_job(settings, host, control=control, sink=sink, resume=job.resume, owner=job.key)
 
 
 def main() -> None:

@@ -186,6 +186,29 @@ def test_requeue_refuses_done_jobs_and_names_taken_meanwhile(store: JobStore) ->
         store.requeue(lost.id, resume=True)
 
 
+def test_a_job_whose_result_was_saved_early_goes_on(store: JobStore) -> None:
+    job = finished(store, "hat", JobState.DONE)
+    assert store.requeue(job.id, resume=True).state is JobState.QUEUED
+
+
+def test_clear_keeps_what_it_is_told_to(store: JobStore) -> None:
+    kept = finished(store, "kept", JobState.CANCELLED)
+    finished(store, "gone", JobState.CANCELLED)
+    assert store.clear(keep={kept.id}) == 1
+    assert names(store) == ["kept"]
+
+
+def test_a_copy_keeps_clear_of_names_that_are_taken_elsewhere(store: JobStore) -> None:
+    hat = finished(store, "hat", JobState.DONE)
+    assert store.duplicate(hat.id, {"hat", "hat-2"}).name == "hat-3"
+
+
+def test_no_two_jobs_have_one_key(store: JobStore, tmp_path: Path) -> None:
+    other = JobStore(tmp_path / "other.sqlite")
+    keys = {one.add(settings(name)).key for one in (store, other) for name in ("a", "b")}
+    assert len(keys) == 4
+
+
 def test_progress_files_and_notes_are_kept_and_nan_is_no_loss(store: JobStore) -> None:
     store.add(settings("hat"))
     job = store.claim_next()

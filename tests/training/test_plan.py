@@ -126,6 +126,7 @@ def test_free_name_counts_on(tmp_path):
     assert free_name("n", tmp_path) == "n-2"
     (tmp_path / "n-2.safetensors").touch()
     assert free_name("n", tmp_path) == "n-3"
+    assert free_name("n", tmp_path, ".png") == "n-2"
 
 
 def test_a_taken_name_is_refused_and_kept(plan, tmp_path):
@@ -149,3 +150,14 @@ def test_a_lora_that_goes_on_may_be_named_by_its_name(plan, tmp_path):
     weights = {f"lora_unet_x.lora_{part}.weight": torch.ones(2, 2) for part in ("up", "down")}
     kohya.save(tmp_path / "out" / "zib1.safetensors", weights, {})
     assert plan(resume_from="zib1").steps == plan(resume_from="zib1.safetensors").steps == 10
+
+
+def test_an_unfinished_training_of_the_name_is_told_with_its_step(plan, tmp_path):
+    states = tmp_path / "logs" / "states"
+    for name, step in (("n", 9), ("n", 40), ("n-2", 3)):
+        (states / name).mkdir(parents=True, exist_ok=True)
+        (states / name / f"state-0-{step:08d}.safetensors").touch()
+    with pytest.raises(BadInput, match=r"unfinished; it was saved at step 40 - .*--resume.*n-3"):
+        plan()
+    assert plan(overwrite=True)
+    assert plan(name="m")

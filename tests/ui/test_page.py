@@ -156,6 +156,68 @@ def test_pause_stop_and_save_and_a_reload_in_between(form: Page) -> None:
     assert "long.safetensors" in form.text("live")
 
 
+def said(text: str) -> str:
+    return f"document.getElementById('trainyard_message').innerText.includes({text!r})"
+
+
+def stop_in_the_middle(page: Page, name: str) -> None:
+    page.until("trainyard.status.step && trainyard.status.step.step > 2", 120)
+    page.press("stop")
+    page.until("document.querySelector('dialog[open]')?.innerText.includes('can go on later')")
+    page.press("dialog_yes")
+    page.until(f"{state(name)} === 'cancelled'", 120)
+
+
+def test_what_a_stopped_job_has_learnt_is_lost_only_when_that_is_wanted(form: Page) -> None:
+    start(form, "kept", 100_000)
+    stop_in_the_middle(form, "kept")
+    form.until(f"!{said('Stopping')}")
+    assert "its state was saved, so that it can go on" in form.text("live")
+    form.until("document.getElementById('trainyard_plan').innerText.includes('is unfinished')")
+    form.write(rank="3")
+    form.press("start")
+    form.until(said("is unfinished"))
+    form.press("queue_clear")
+    form.until(said("can go on"))
+    number = form.script("return trainyard.status.jobs.find((job) => job.name === 'kept').id")
+    before = form.script(
+        "return trainyard.status.jobs.find((job) => job.name === 'kept').saved_step"
+    )
+    form.press(f"job_{number}_again")
+    form.until("document.querySelector('dialog[open]')?.innerText.includes('lost when it begins')")
+    form.script("[...document.querySelectorAll('dialog[open] button')].at(-1).click()")
+    assert form.script(f"return {state('kept')}") == "cancelled"
+    form.write(name="waits")
+    form.press("enqueue")
+    form.until(f"{state('waits')} === 'queued'")
+    form.press(f"job_{number}_on")
+    form.until(said("kept goes on"))
+    form.until(f"{state('kept')} === 'running' && trainyard.status.step?.step > {before}", 120)
+    stop_in_the_middle(form, "kept")
+    form.press(f"job_{number}_remove")
+    form.until("document.querySelector('dialog[open]')?.innerText.includes('is lost with it')")
+    form.press("dialog_yes")
+    form.until(f"{state('kept')} === undefined")
+    waiting = form.script("return trainyard.status.jobs.find((job) => job.name === 'waits').id")
+    form.press(f"job_{waiting}_remove")
+    form.until(f"{state('waits')} === undefined")
+    form.write(name="kept")
+    form.until("document.getElementById('trainyard_plan').innerText.includes('kept.safetensors')")
+
+
+def test_a_result_that_was_saved_early_is_trained_on(form: Page) -> None:
+    start(form, "early", 100_000)
+    form.until("trainyard.status.step && trainyard.status.step.step > 2", 120)
+    form.press("stop_save")
+    form.until(f"{state('early')} === 'done'", 120)
+    job = "trainyard.status.jobs.find((job) => job.name === 'early')"
+    before = form.until(f"{job}.saved_step")
+    form.press(f"job_{form.script(f'return {job}.id')}_on")
+    form.until(f"{state('early')} === 'running' && trainyard.status.step?.step > {before}", 120)
+    form.press("stop_save")
+    form.until(f"{state('early')} === 'done'", 120)
+
+
 def test_the_queue_is_changed_and_runs_in_order(form: Page) -> None:
     form.script("trainyard.ask('queue/clear', {})")
     for name in ("one", "two", "three"):

@@ -26,7 +26,7 @@ def status(yard: Yard, job_id: int | None, since: int) -> dict[str, object]:
         "server": yard.server_id,
         "running": now.running,
         "stopping": now.stopping,
-        "job": None if current is None else job_json(current),
+        "job": None if current is None else job_json(yard, current),
         "step": None if now.step is None else finite(dataclasses.asdict(now.step)),
         "phase_left_s": yard.live.phase_left_s(),
         "memory_mb": memory_mb(),
@@ -36,18 +36,24 @@ def status(yard: Yard, job_id: int | None, since: int) -> dict[str, object]:
         "curve": [finite(point) for point in yard.live.curve(known)],
         "samples": yard.live.samples,
         "log": yard.live.lines(),
-        "jobs": [job_json(current if current and job.id == current.id else job) for job in jobs],
+        "jobs": [
+            job_json(yard, current if current and job.id == current.id else job) for job in jobs
+        ],
     }
 
 
-def job_json(job: Job, *, settings: bool = False) -> dict[str, object]:
-    """A job; its settings only on demand, because lists are sent often."""
+def job_json(yard: Yard, job: Job, *, settings: bool = False) -> dict[str, object]:
+    """A job; its settings only on demand, because lists are sent often.
+
+    Its `saved_step` is the step that it can go on from, null where there is none.
+    """
     return {
         "id": job.id,
         "name": job.name,
         "method": job.method,
         "state": job.state.value,
         "resume": job.resume,
+        "saved_step": yard.saved_step(job),
         **{key: finite(value) for key, value in dataclasses.asdict(job.progress).items()},
         "created_s": job.created_s,
         "started_s": job.started_s,

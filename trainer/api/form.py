@@ -122,6 +122,8 @@ def from_history(settings: JobSettings, jobs: Sequence[Job]) -> str:
     for job in reversed(jobs):
         if job.state is not JobState.DONE or not (job.started_s and job.finished_s):
             continue
+        if job.resume:  # its time is that of its last part, its steps are those of all
+            continue
         same = all(job.settings.get(n) == settings.as_dict().get(n) for n in MATTERS)
         took_s = job.finished_s - job.started_s  # no time at all where the clock was set back
         if same and job.progress.done and took_s > 0:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from fastapi import Request
 
 from ..errors import BadInput, Problem
-from ..jobs.job import PENDING
+from ..jobs.job import FINISHED, PENDING, JobState
 from ..settings.schema import listing
 from .answers import job_json, status
 from .described import SETTINGS
 from .routes import Body, Routes, body_of, in_thread, number_of, settings_of, whole
-from .work import checked
+from .work import planned
 from .yard import Yard
 
 
@@ -38,14 +38,14 @@ def add_queue_routes(routes: Routes, yard: Yard) -> None:
 
     async def clear(request: Request) -> object:
         del request
-        return {"removed": yard.store.clear()}
+        return await in_thread(lambda: _clear(yard))
 
     asked = {"job": "the job whose curve is known", "since": "the last step that is known of it"}
     routes.add("GET", "status", read_status, "Queue, progress, newest loss values", query=asked)
     routes.add("GET", "log", read_log, "The newest lines of the log")
     routes.add("GET", "schema", read_schema, "Every parameter of a training")
     routes.add("POST", "queue/start", start, "Begin to work on the queue")
-    routes.add("POST", "queue/clear", clear, "Forget every job that has ended")
+    routes.add("POST", "queue/clear", clear, "Forget every job that has ended and cannot go on")
 
 
 def add_job_routes(routes: Routes, yard: Yard) -> None:
@@ -53,25 +53,28 @@ def add_job_routes(routes: Routes, yard: Yard) -> None:
 
     async def list_jobs(request: Request) -> object:
         del request
-        return {"jobs": [job_json(job) for job in await in_thread(yard.store.jobs)]}
+        return {"jobs": [job_json(yard, job) for job in await in_thread(yard.store.jobs)]}
 
     async def read_job(request: Request) -> object:
-        return job_json(yard.store.get(_job_id(request)), settings=True)
+        return job_json(yard, yard.store.get(_job_id(request)), settings=True)
 
     async def add_job(request: Request) -> object:
         body = await body_of(request)
-        settings = checked(settings_of(body))
+        settings = await in_thread(lambda: _planned(yard, settings_of(body)))
         job = yard.store.add(settings)
         if body.get("start"):
             yard.worker.start()
-        return {"job": job_json(job)}
+        return {"job": job_json(yard, job)}
 
     async def change_job(request: Request) -> object:
-        settings = checked(settings_of(await body_of(request)))
-        return {"job": job_json(yard.store.edit(_job_id(request), settings))}
+        body, job = await body_of(request), yard.store.get(_job_id(request))
+        settings = await in_thread(lambda: _planned(yard, settings_of(body)))
+        return {"job": job_json(yard, yard.store.edit(job.id, settings))}
 
     async def delete_job(request: Request) -> object:
-        yard.store.remove(_job_id(request))
+        job = yard.store.get(_job_id(request))
+        yard.store.remove(job.id)
+        yard.forget_state(job)
         return {}
 
     async def act(request: Request) -> object:
@@ -87,14 +90,14 @@ def add_job_routes(routes: Routes, yard: Yard) -> None:
     acted = {
         "save": "yes or no, with stop and skip: keep what was learned",
         "place": "a number, with move: 0 runs next",
-        "resume": "yes or no, with requeue: go on from the last saved state",
+        "resume": "yes or no, with requeue: go on from the last saved state, before all that wait",
     }
     actions = f"Do something with a job: {', '.join(ACTIONS)}"
     routes.add("GET", "jobs", list_jobs, "Every job, in the order in which they run")
     routes.add("POST", "jobs", add_job, "Create a job", body=started)
     routes.add("GET", "jobs/{job_id:int}", read_job, "A job with its settings")
     routes.add("PATCH", "jobs/{job_id:int}", change_job, "Change a waiting job", body=changed)
-    routes.add("DELETE", "jobs/{job_id:int}", delete_job, "Forget a job; its files stay")
+    routes.add("DELETE", "jobs/{job_id:int}", delete_job, "Forget a job and its saved state")
     routes.add("POST", "jobs/{job_id:int}/{action}", act, actions, body=acted)
 
 
@@ -112,9 +115,32 @@ def _move(yard: Yard, job_id: int, body: Body) -> object:
     return True
 
 
+def _planned(yard: Yard, settings: Body) -> dict[str, object]:
+    return planned(settings, yard.host, yard.store.jobs(PENDING))
+
+
+def _clear(yard: Yard) -> dict[str, int]:
+    ended = yard.store.jobs(FINISHED)
+    kept = {job.id for job in ended if yard.saved_step(job) is not None}
+    return {"removed": yard.store.clear(keep=kept), "kept": len(kept)}
+
+
+def _duplicate(yard: Yard, job_id: int, body: Body) -> object:
+    del body
+    return job_json(yard, yard.store.duplicate(job_id, yard.taken_names()))
+
+
 def _requeue(yard: Yard, job_id: int, body: Body) -> object:
-    yard.store.requeue(job_id, resume=body.get("resume") is True)
-    if len(yard.store.jobs(PENDING)) == 1:  # nothing that was stopped on purpose starts with it
+    """Lets a job go on, before all that wait; or begin anew, behind them."""
+    resume, job = body.get("resume") is True, yard.store.get(job_id)
+    if resume and job.state is JobState.DONE and yard.saved_step(job) is None:
+        what, cure = f"{job.name!r} is complete", "duplicate it to run it once more"
+        raise BadInput([Problem(f"job {job_id}", what, cure)])
+    yard.store.requeue(job_id, resume=resume)
+    if resume:
+        yard.store.move(job_id, 0)
+    # A job that begins anew starts nothing that was stopped on purpose.
+    if resume or len(yard.store.jobs(PENDING)) == 1:
         yard.worker.start()
     return True
 
@@ -128,7 +154,7 @@ ACTIONS: Mapping[str, Action] = {
     "resume": lambda yard, job_id, body: yard.worker.resume(job_id),
     "stop": _stop,
     "skip": lambda yard, job_id, body: yard.worker.skip(job_id, save=_save(body)),
-    "duplicate": lambda yard, job_id, body: job_json(yard.store.duplicate(job_id)),
+    "duplicate": _duplicate,
     "move": _move,
     "requeue": _requeue,
 }

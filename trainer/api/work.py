@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from ..control import Control
+from ..errors import BadInput
 from ..events import Sink
 from ..hosts.protocol import Host
 from ..jobs.job import Job
+from ..paths import is_there
 from ..settings.grid import GRID, parse_grid
 from ..settings.schema import JobSettings, parse
 
@@ -21,6 +24,33 @@ def checked(raw: Mapping[str, object]) -> dict[str, object]:
         BadInput: every problem at once.
     """
     return parse_grid(raw).as_dict() if raw.get("method") == GRID else parse(raw).as_dict()
+
+
+def planned(raw: Mapping[str, object], host: Host, before: Sequence[Job] = ()) -> dict[str, object]:
+    """As `checked`, for a job that could run now as far as files and folders go.
+
+    Args:
+        before: jobs that run first; a LoRA file that one of them makes need not be there yet.
+
+    Raises:
+        BadInput: every problem at once, as the plan tells them.
+    """
+    settings = checked(raw)
+    if settings["method"] == GRID:
+        return settings
+    from ..training.plan import make_plan
+
+    def will_be_there(file: Path) -> bool:
+        named = any(file.name.startswith(job.name) for job in before)  # copies on the way, too
+        return named and file.suffix == ".safetensors" and not is_there(file)
+
+    try:
+        make_plan(parse(raw), host)
+    except BadInput as error:
+        left = [one for one in error.problems if not will_be_there(Path(one.where))]
+        if left:
+            raise BadInput(left) from None
+    return settings
 
 
 def do(
@@ -41,4 +71,11 @@ def do(
         return
     from ..run import run_job
 
-    run_job(adjust(parse(job.settings)), host, control=control, sink=sink, resume=job.resume)
+    run_job(
+        adjust(parse(job.settings)),
+        host,
+        control=control,
+        sink=sink,
+        resume=job.resume,
+        owner=job.key,
+    )

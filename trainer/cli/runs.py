@@ -12,7 +12,7 @@ from ..control import Control, Request
 from ..events import ignore
 from ..settings.files import read_object
 from ..settings.grid import parse_grid
-from ..settings.groups import TrainingSettings
+from ..settings.groups import OutputSettings, TrainingSettings
 from .job_files import changed, interruptible, read_job
 from .progress import show_progress
 from .status import CANCELLED, DONE
@@ -21,16 +21,17 @@ from .status import CANCELLED, DONE
 def train(options: argparse.Namespace) -> int:
     settings = read_job(options.job, options.set)
     from ..hosts.standalone import StandaloneHost
-    from ..run import run_job, state_folder
+    from ..run import run_job
     from ..training.distributed import joined
-    from ..training.state import StateFolder
+    from ..training.unfinished import state_files, state_folder
 
     control = Control()
     with joined(options.device) as (team, device):
         if not team.leads:
             logging.getLogger().setLevel(logging.WARNING)
         settings = settings.replace(seed=team.same_seed(settings[TrainingSettings].seed))
-        states = state_folder(StandaloneHost(options.models, options.out), settings)
+        log_dir = StandaloneHost(options.models, options.out).log_dir
+        states = state_folder(log_dir, settings[OutputSettings].name)
         with (
             team.output_folder(options.out, states) as out,
             show_progress() as show,
@@ -43,7 +44,7 @@ def train(options: argparse.Namespace) -> int:
                 sink=show if team.leads else ignore,
                 resume=options.resume,
             )
-        if outcome.request is not Request.CONTINUE and team.leads and StateFolder(states).any():
+        if outcome.request is not Request.CONTINUE and team.leads and state_files(states):
             print(f"To go on: {_going_on(options.given)}", file=sys.stderr)
     return DONE if outcome.request is Request.CONTINUE else CANCELLED
 

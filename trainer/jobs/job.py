@@ -74,6 +74,11 @@ class Job:
     error: str = ""
     """Why the job failed or was interrupted; "" otherwise."""
 
+    @property
+    def key(self) -> str:
+        """What no other job of any queue has, also after this queue's file was made anew."""
+        return f"{self.id}-{self.created_s!r}"
+
 
 def free_name(name: str, taken: Collection[str]) -> str:
     """The first of `name`, `name-2`, `name-3` ... that is not in `taken`, whatever the case.

@@ -138,11 +138,12 @@ class JobStore:
             self._set(job_id, name=name, method=method, settings=_dump(settings))
             return self.get(job_id)
 
-    def duplicate(self, job_id: int) -> Job:
-        """Queues a copy of any job, under a free name."""
+    def duplicate(self, job_id: int, taken: Collection[str] = ()) -> Job:
+        """Queues a copy of any job, under a name that is free here and not in `taken`."""
         with self._transaction():
             job = self.get(job_id)
-            return self.add({**job.settings, "name": self.propose(job.name)})
+            pending = [other.name for other in self.jobs(PENDING)]
+            return self.add({**job.settings, "name": free_name(job.name, [*pending, *taken])})
 
     def move(self, job_id: int, place: int) -> None:
         """Makes a waiting job the one at `place` (0 = next to run); beyond the end means last."""
@@ -163,10 +164,14 @@ class JobStore:
             self._get_in(job_id, set(JobState) - LIVE, "stop it first")
             self._connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
 
-    def clear(self, states: Collection[JobState] = FINISHED) -> int:
-        """Forgets all jobs in `states` that no worker has in hand; returns how many."""
+    def clear(self, states: Collection[JobState] = FINISHED, *, keep: Collection[int] = ()) -> int:
+        """Forgets all jobs in `states` that no worker has in hand; returns how many.
+
+        Args:
+            keep: ids of jobs that stay.
+        """
         with self._transaction():
-            gone = [job.id for job in self.jobs(set(states) - LIVE)]
+            gone = [job.id for job in self.jobs(set(states) - LIVE) if job.id not in keep]
             self._connection.executemany("DELETE FROM jobs WHERE id = ?", [(i,) for i in gone])
             return len(gone)
 
@@ -175,9 +180,11 @@ class JobStore:
 
         Args:
             job_id: the job, which keeps its id and settings.
-            resume: go on from the last state that the job saved, not from the beginning.
+            resume: go on from the last state that the job saved, not from the beginning; also
+                for a job that is done, because its result was saved before its last step.
         """
         again = {JobState.INTERRUPTED, JobState.FAILED, JobState.CANCELLED}
+        again |= {JobState.DONE} if resume else set()
         with self._transaction():
             job = self._get_in(job_id, again, "duplicate it to run it once more")
             self._accept(job.settings, but=job_id)
@@ -186,10 +193,6 @@ class JobStore:
             self._set(job_id, phase="", done=0, total=0, loss=None, left_s=None)
             self._set(job_id, started_s=None, finished_s=None, error="")
             return self.get(job_id)
-
-    def propose(self, name: str) -> str:
-        """`name`, or the first of `name-2` ... that no pending job writes."""
-        return free_name(name, [job.name for job in self.jobs(PENDING)])
 
     # ---------------------------------------------------------------- the worker's changes
 

@@ -36,6 +36,7 @@ from ..settings.methods import METHODS
 from ..settings.schema import SECOND_PASS, JobSettings
 from .estimate import peak_mb
 from .sources import find_pictures, long_prompts
+from .unfinished import state_files, state_folder, stopped_at
 
 SMALLER_MADE_PX = 768
 """Families made for sizes up to this have checkpoints for 512 px too."""
@@ -75,7 +76,7 @@ class Plan:
 
 
 def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = False) -> Plan:
-    """Checks the job against files and folders.
+    """Checks a job that begins, against files and folders.
 
     Args:
         decode_pictures: read every picture whole instead of its header; training itself does so
@@ -112,7 +113,9 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
     output = settings[OutputSettings]
     steps = last[TrainingSettings].steps
     output_file = host.output_dir / f"{output.name}.safetensors"
-    collect(lambda: _check_output(output, output_file))
+    free = free_name(output.name, host.output_dir, log_dir=host.log_dir)
+    collect(lambda: _check_output(output, output_file, free))
+    collect(lambda: _check_unfinished(output, host, free))
     save_points = _save_points(output, output_file, steps, per_epoch, problems)
     if problems or model is None or model.family is None:
         raise BadInput(problems)
@@ -194,7 +197,7 @@ def _steps_per_epoch(training: TrainingSettings, samples: tuple[View, ...]) -> f
     return order.batches_per_epoch / training.gradient_accumulation_steps
 
 
-def _check_output(output: OutputSettings, file: Path) -> None:
+def _check_output(output: OutputSettings, file: Path, free: str) -> None:
     """Raises: BadInput: the file exists already, or the folder cannot be written to."""
     if is_there(file) and not output.overwrite:
         raise BadInput(
@@ -202,8 +205,7 @@ def _check_output(output: OutputSettings, file: Path) -> None:
                 Problem(
                     "name",
                     f"{file} exists already",
-                    f"use another name, for example {free_name(output.name, file.parent)},"
-                    " or set overwrite",
+                    f"use another name, for example {free}, or set overwrite",
                 )
             ]
         )
@@ -223,10 +225,39 @@ def _check_output(output: OutputSettings, file: Path) -> None:
         ) from error
 
 
-def free_name(name: str, folder: Path, suffix: str = ".safetensors") -> str:
-    """`name` with the first number at its end for which the folder holds no file."""
+def _check_unfinished(output: OutputSettings, host: Host, free: str) -> None:
+    """Raises: BadInput: a training of this name can go on, and would be lost."""
+    step = stopped_at(state_folder(host.log_dir, output.name))
+    if step is None or output.overwrite:
+        return
+    raise BadInput(
+        [
+            Problem(
+                "name",
+                f"a training of this name is unfinished; it was saved at step {step}",
+                "let it go on (Go on in the queue, --resume on the command line), use another"
+                f" name, for example {free}, or set overwrite to begin anew"
+                " without what it has learnt",
+            )
+        ]
+    )
+
+
+def free_name(
+    name: str, folder: Path, suffix: str = ".safetensors", log_dir: Path | None = None
+) -> str:
+    """`name` with the first number at its end for which the folder holds no file.
+
+    Args:
+        log_dir: where a state takes a name, too.
+    """
+
+    def is_taken(other: str) -> bool:
+        unfinished = log_dir is not None and state_files(state_folder(log_dir, other))
+        return is_there(folder / f"{other}{suffix}") or bool(unfinished)
+
     number = 2
-    while is_there(folder / f"{name}-{number}{suffix}"):
+    while is_taken(f"{name}-{number}"):
         number += 1
     return f"{name}-{number}"
 

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,18 +21,16 @@ import torch
 from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from ..atomic import sweep, write_bytes
+from ..atomic import write_bytes
 from ..errors import BadInput, Problem, TrainyardError
 from .loop import Loop
+from .unfinished import BEGINNING_FILE, clear, place, state_file, state_files
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
 HEADER = "trainyard_state"
 NETWORK, OPTIMIZER, RANDOM = "network.", "optimizer.", "random"
-_STEM = r"state-(\d+)-(\d+)"
-BEGINNING_FILE = "beginning.json"
-_FILE = re.compile(rf"{_STEM}\.safetensors")
 
 
 class Positioned(Protocol):
@@ -69,6 +66,8 @@ class Beginning:
     """Common to all files of the run."""
     started_s: float
     """Unix time."""
+    owner: str | None = None
+    """The queue's job that the run is of; "" on the command line, None in older versions."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class StateFolder:
         Raises:
             StateError: the disk is full or the folder cannot be written to.
         """
-        path = self.folder / f"state-{state.part}-{state.values['step']:08d}.safetensors"
+        path = state_file(self.folder, state.part, state.values["step"])
         header = {
             "version": VERSION,
             "part": state.part,
@@ -114,8 +113,8 @@ class StateFolder:
             write_bytes(path, safetensors.torch.save(state.tensors, {HEADER: json.dumps(header)}))
         except OSError as error:
             raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
-        found = self._files()
-        kept = [one for one in found if _place(one) <= _place(path)][-self._keep :]
+        found = state_files(self.folder)
+        kept = [one for one in found if place(one) <= place(path)][-self._keep :]
         for other in found:
             if other not in kept:
                 with contextlib.suppress(OSError):
@@ -124,7 +123,7 @@ class StateFolder:
 
     def newest(self) -> State | None:
         """The newest state that can be read; None when there is none."""
-        for path in reversed(self._files()):
+        for path in reversed(state_files(self.folder)):
             try:
                 return _read(path)
             except StateError as error:
@@ -133,7 +132,7 @@ class StateFolder:
 
     def any(self) -> bool:
         """Whether a state lies here, readable or not."""
-        return bool(self._files())
+        return bool(state_files(self.folder))
 
     def begin(self, beginning: Beginning) -> None:
         """Notes what a run has drawn, for the time before its first state; if it can be written."""
@@ -153,18 +152,8 @@ class StateFolder:
         return self.folder / BEGINNING_FILE
 
     def clear(self) -> None:
-        """Removes every state, the oldest first, and the folder when nothing else lies in it."""
-        for path in (*self._files(), self._beginning):
-            with contextlib.suppress(OSError):
-                path.unlink()
-        sweep(self.folder, re.compile(f"{_STEM}|{self._beginning.stem}"))
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
-
-    def _files(self) -> list[Path]:
-        """Oldest first."""
-        found = self.folder.glob("state-*.safetensors") if self.folder.is_dir() else ()
-        return sorted((path for path in found if _FILE.fullmatch(path.name)), key=_place)
+        """Removes every state, and the folder when nothing else lies in it."""
+        clear(self.folder)
 
 
 class Recorder:
@@ -335,11 +324,6 @@ def check_same(saved: Mapping[str, object], now: Mapping[str, object]) -> None:
                 for name in changed
             ]
         )
-
-
-def _place(path: Path) -> tuple[int, ...]:
-    """Part and step of a state, from its file's name."""
-    return tuple(map(int, _FILE.fullmatch(path.name).groups()))  # type: ignore[union-attr]
 
 
 def _read(path: Path) -> State:

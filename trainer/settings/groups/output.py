@@ -22,7 +22,8 @@ class OutputSettings:
     )
     overwrite: bool = parameter(
         False,
-        help="Replace a file of the same name. Off: the training does not start when there is one.",
+        help="Replace a file of the same name, and what an unfinished training of that name has"
+        " learnt. Off: the training does not start when there is one.",
         aliases=("save_overwrite",),
     )
     save_every_steps: int = parameter(
