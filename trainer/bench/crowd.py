@@ -59,6 +59,7 @@ class _Clock:
             now = time.process_time()
             self.phases[self._phase] += now - self._began
             self._began, self._phase = now, event.title
+            self._marks.clear()  # encoding asks its control between batches, too
 
     def encoding_s(self) -> float:
         return sum(s for title, s in self.phases.items() if title.startswith("Encoding"))
