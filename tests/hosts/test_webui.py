@@ -47,6 +47,20 @@ def test_a_training_leaves_the_model_as_it_was_and_its_lora_works(webui, setting
     assert webui.picture() == plain
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("base_precision", "bf16"), ("gradient_checkpointing", True)]
+)
+def test_other_ways_of_computing_leave_it_as_it_was(webui, settings, name, value) -> None:
+    """bf16 is a copy of its own, whose convolutions lie as oneDNN wants them."""
+    plain = webui.picture()
+    before = webui.ask("probe")
+    done = webui.result(webui.train(**settings, name=name, **{name: value}))
+    assert (done["state"], done["error"]) == ("done", "")
+    assert webui.ask("probe") == before
+    assert webui.picture() == plain
+    assert webui.picture(f"a red circle on a white background <lora:{name}:1>") != plain
+
+
 def test_a_lora_in_the_weights_is_not_trained_on_and_is_put_back(webui, settings) -> None:
     webui.picture()
     clean = webui.ask("probe")
