@@ -30,10 +30,12 @@ def test_what_the_plan_refuses_is_not_taken_into_the_queue(bench: Bench) -> None
 def test_a_file_that_a_job_before_makes_need_not_be_there_yet(bench: Bench) -> None:
     first = str(bench.host.output_dir / "first.safetensors")
     second = {"settings": bench.settings(name="second", resume_from=first)}
-    assert first in bench.post("jobs", second, 422)["problems"][0]["where"]
+    (problem,) = bench.post("jobs", second, 422)["problems"]
+    assert problem["where"] == "resume_from"
     bench.post("jobs", {"settings": bench.settings(name="first")})
     bench.post("jobs", second)
-    assert names(bench) == ["first", "second"]
+    bench.post("jobs", {"settings": bench.settings(name="by-name", resume_from="first")})
+    assert names(bench) == ["first", "second", "by-name"]
     bench.post(
         "jobs", {"settings": bench.settings(name="third", resume_from="/no.safetensors")}, 422
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from ..control import Control
 from ..errors import BadInput
@@ -38,16 +37,23 @@ def planned(raw: Mapping[str, object], host: Host, before: Sequence[Job] = ()) -
     settings = checked(raw)
     if settings["method"] == GRID:
         return settings
-    from ..training.plan import make_plan
+    from ..networks import kohya
+    from ..training.plan import files_to_continue, make_plan
 
-    def will_be_there(file: Path) -> bool:
-        named = any(file.name.startswith(job.name) for job in before)  # copies on the way, too
-        return named and file.suffix == ".safetensors" and not is_there(file)
+    parsed = parse(raw)
+    files = dict(files_to_continue(parsed))
+
+    def will_be_there(field: str) -> bool:
+        if field not in files:
+            return False
+        file = kohya.find(files[field], host.output_dir)
+        made = any(file.name.startswith(job.name) for job in before)  # copies on the way, too
+        return made and not is_there(file)
 
     try:
-        make_plan(parse(raw), host)
+        make_plan(parsed, host)
     except BadInput as error:
-        left = [one for one in error.problems if not will_be_there(Path(one.where))]
+        left = [one for one in error.problems if not will_be_there(one.where)]
         if left:
             raise BadInput(left) from None
     return settings

@@ -97,7 +97,7 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
 
     model = collect(lambda: host.check_model(settings[ModelSettings]))
     last = saved_pass(settings)
-    for field, name in _files_to_continue(settings):
+    for field, name in files_to_continue(settings):
         collect(lambda field=field, name=name: check_lora(field, name, host))  # type: ignore[misc]
     for rates in dict.fromkeys((settings[OptimizerSettings], last[OptimizerSettings])):
         collect(lambda rates=rates: check_optimizer(rates))  # type: ignore[misc]
@@ -156,7 +156,7 @@ def _unfit(settings: JobSettings, family: Family) -> Iterator[str]:
         )
 
 
-def _files_to_continue(settings: JobSettings) -> Iterator[tuple[str, str]]:
+def files_to_continue(settings: JobSettings) -> Iterator[tuple[str, str]]:
     """The LoRA files that the job reads, each once: the field, and what stands there."""
     first = settings[NetworkSettings].resume_from
     second = saved_pass(settings)[NetworkSettings].resume_from
