@@ -248,21 +248,26 @@ def assemble_model(
     if prediction_type is None:
         velocity = family.unmarked_velocity and predicts_velocity(unet)
         prediction_type = "v_prediction" if velocity else "epsilon"
-    schedule = scaled_linear(prediction_type)
-    if zero_snr:
-        if prediction_type == "epsilon":
-            what = "is on, but the model predicts the noise, which says nothing of pure noise"
-            raise BadInput([Problem("zero_terminal_snr", what, "set it to off")])
-        schedule = zero_terminal_snr(schedule)
     return DiffusionModel(
         family=family,
         unet=unet,
         vae=vae,
         prompts=PromptEncoder(clip_tokenizer(), encoders),
-        schedule=schedule.to(device),
+        schedule=_schedule(prediction_type, zero_snr).to(device),
         device=device,
         compute_dtype=unet.dtype,
         origin=origin or Origin("unknown"),
         own=tuple(own),
         style=style or PromptStyle(),
     )
+
+
+def _schedule(prediction_type: PredictionType, zero_snr: bool) -> NoiseSchedule:
+    """Raises: BadInput: a last step of pure noise, for a model that predicts the noise."""
+    schedule = scaled_linear(prediction_type)
+    if not zero_snr:
+        return schedule
+    if prediction_type == "epsilon":
+        what = "is on, but the model predicts the noise, which says nothing of pure noise"
+        raise BadInput([Problem("zero_terminal_snr", what, "set it to off")])
+    return zero_terminal_snr(schedule)

@@ -113,9 +113,8 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
     output = settings[OutputSettings]
     steps = last[TrainingSettings].steps
     output_file = host.output_dir / f"{output.name}.safetensors"
-    free = free_name(output.name, host.output_dir, log_dir=host.log_dir)
-    collect(lambda: _check_output(output, output_file, free))
-    collect(lambda: _check_unfinished(output, host, free))
+    collect(lambda: _check_output(output, output_file, host))
+    collect(lambda: _check_unfinished(output, host))
     save_points = _save_points(output, output_file, steps, per_epoch, problems)
     if problems or model is None or model.family is None:
         raise BadInput(problems)
@@ -197,9 +196,10 @@ def _steps_per_epoch(training: TrainingSettings, samples: tuple[View, ...]) -> f
     return order.batches_per_epoch / training.gradient_accumulation_steps
 
 
-def _check_output(output: OutputSettings, file: Path, free: str) -> None:
+def _check_output(output: OutputSettings, file: Path, host: Host) -> None:
     """Raises: BadInput: the file exists already, or the folder cannot be written to."""
     if is_there(file) and not output.overwrite:
+        free = free_name(output.name, host.output_dir, log_dir=host.log_dir)
         raise BadInput(
             [
                 Problem(
@@ -225,11 +225,12 @@ def _check_output(output: OutputSettings, file: Path, free: str) -> None:
         ) from error
 
 
-def _check_unfinished(output: OutputSettings, host: Host, free: str) -> None:
+def _check_unfinished(output: OutputSettings, host: Host) -> None:
     """Raises: BadInput: a training of this name can go on, and would be lost."""
     step = stopped_at(state_folder(host.log_dir, output.name))
     if step is None or output.overwrite:
         return
+    free = free_name(output.name, host.output_dir, log_dir=host.log_dir)
     raise BadInput(
         [
             Problem(
