@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from trainer.models.convolution import (
     FrozenConv2d,
     ReorderedConv2d,
     freeze_convolutions,
-    reorders_bfloat16,
+    reordering_pays,
 )
 
 LAYERS = {
@@ -24,11 +25,27 @@ LAYERS = {
     "narrowing": nn.Conv2d(4, 6, 3),
     "halving": nn.Conv2d(4, 6, 3, stride=2, padding=1),
 }
-needs_order = pytest.mark.skipif(not reorders_bfloat16(), reason="oneDNN has no such order here")
+
+
+def can_reorder() -> bool:
+    try:
+        ReorderedConv2d(layer("3x3", torch.bfloat16))
+    except (AttributeError, RuntimeError):
+        return False
+    return True
 
 
 def layer(name: str, dtype: torch.dtype = torch.float32) -> nn.Conv2d:
     return copy.deepcopy(LAYERS[name]).to(dtype).requires_grad_(False)
+
+
+needs_order = pytest.mark.skipif(not can_reorder(), reason="oneDNN has no such order here")
+
+
+@pytest.fixture
+def pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Re-ordered weights are taken, however fast they are on this processor."""
+    monkeypatch.setattr("trainer.models.convolution.reordering_pays", lambda: True)
 
 
 def frozen(plain: nn.Conv2d, *, shared: bool) -> nn.Conv2d:
@@ -61,6 +78,7 @@ def test_output_and_gradient_are_those_of_the_plain_one(
 
 
 @needs_order
+@pytest.mark.usefixtures("pays")
 @pytest.mark.parametrize("name", [name for name in LAYERS if name != "halving"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_reordered_one_computes_the_same(name: str, dtype: torch.dtype) -> None:
@@ -73,6 +91,7 @@ def test_a_reordered_one_computes_the_same(name: str, dtype: torch.dtype) -> Non
         assert (found.float() - expected).norm() < 0.01 * expected.norm()
 
 
+@pytest.mark.usefixtures("pays")
 def test_a_stride_is_not_reordered() -> None:
     assert isinstance(frozen(layer("halving", torch.bfloat16), shared=False), FrozenConv2d)
 
@@ -100,6 +119,7 @@ def test_the_input_need_not_be_kept() -> None:
 
 
 @needs_order
+@pytest.mark.usefixtures("pays")
 def test_a_reordered_one_keeps_nothing() -> None:
     assert kept(frozen(layer("3x3", torch.bfloat16), shared=False)) == 0
 
@@ -121,17 +141,35 @@ def test_float32_weights_of_ones_own_have_their_channels_last() -> None:
     assert torch.equal(own.weight, before)
 
 
+@pytest.fixture
+def fresh_trial() -> Iterator[None]:
+    """What this processor gains is tried anew in the test, and after it."""
+    reordering_pays.cache_clear()
+    yield
+    reordering_pays.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_trial")
 def test_without_onednn_bfloat16_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise RuntimeError("not compiled with oneDNN")
 
     monkeypatch.setattr(torch, "mkldnn_convolution", missing)
-    reorders_bfloat16.cache_clear()
-    try:
-        own = frozen(layer("3x3", torch.bfloat16), shared=False)
-    finally:
-        reorders_bfloat16.cache_clear()
-    assert isinstance(own, FrozenConv2d)
+    assert isinstance(frozen(layer("3x3", torch.bfloat16), shared=False), FrozenConv2d)
+
+
+@needs_order
+@pytest.mark.usefixtures("fresh_trial")
+@pytest.mark.parametrize(("share", "taken"), [(0.5, True), (0.9, False), (1.5, False)])
+def test_only_what_is_much_faster_is_worth_a_copy(
+    share: float, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(layer: nn.Conv2d, _: torch.Tensor) -> float:
+        return share if isinstance(layer, ReorderedConv2d) else 1.0
+
+    monkeypatch.setattr("trainer.models.convolution._seconds", seconds)
+    own = frozen(layer("3x3", torch.bfloat16), shared=False)
+    assert isinstance(own, ReorderedConv2d if taken else FrozenConv2d)
 
 
 def test_other_layers_and_foreign_paddings_are_left_alone() -> None:

@@ -74,7 +74,7 @@ def test_what_it_adds_up(reorders: bool, monkeypatch: pytest.MonkeyPatch) -> Non
 
     Where a CPU has its convolutions in its own order, 0.6 more of weights.
     """
-    monkeypatch.setattr("trainer.training.estimate.reorders_bfloat16", lambda: reorders)
+    monkeypatch.setattr("trainer.training.estimate.reordering_pays", lambda: reorders)
     found = Detection(SDXL, SDXL.title)
     whole = peak_mb(job(), found)
     weights = 2_567_463_684 + reorders * 328_624_640

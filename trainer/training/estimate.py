@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..models.convolution import reorders_bfloat16
+from ..models.convolution import reordering_pays
 from ..models.detect import Detection
 from ..models.model import compute_dtype
 from ..models.packing import STORAGES
@@ -89,7 +89,7 @@ def peak_mb(
     a_weight = 1 if model.base_precision in STORAGES else computed.itemsize
     with_text = BASE in network.blocks
     weights = (costs.unet_weights + with_text * costs.text_weights) * share * a_weight
-    if _device().type == "cpu" and computed is torch.bfloat16 and reorders_bfloat16():
+    if _device().type == "cpu" and computed is torch.bfloat16 and reordering_pays():
         weights += costs.convolution_weights * share * computed.itemsize
     per_rank = costs.unet_weights_a_rank + with_text * costs.text_weights_a_rank
     # What a layer keeps, and what a rank holds, grows with its width, its weights with the square.
