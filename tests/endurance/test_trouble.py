@@ -23,7 +23,8 @@ from trainer.errors import BadInput
 from trainer.events import Event, Notice, Saved, StepDone, fan_out, ignore
 from trainer.hosts.standalone import StandaloneHost
 from trainer.jobs.job import JobState
-from trainer.jobs.store import JobStore, QueueError
+from trainer.jobs.queue_file import QueueError
+from trainer.jobs.store import JobStore
 from trainer.jobs.worker import Worker
 from trainer.lock import FileLock
 from trainer.networks import kohya
@@ -335,12 +336,12 @@ def test_a_run_that_was_stopped_and_saved_replaces_its_own_file(
 def test_a_queue_on_a_full_disk_stays_as_it_was(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.sqlite")
     first = store.add({"name": "first", "method": "lora"})
-    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
-    store._connection.execute(f"PRAGMA max_page_count = {pages}")  # no room for another one
+    ((pages,),) = store._file.execute("PRAGMA page_count")
+    store._file.execute(f"PRAGMA max_page_count = {pages}")  # no room for another one
     with pytest.raises(QueueError, match="database or disk is full - make room"):
         store.add({"name": "second", "method": "lora", "prompt": "x" * 100_000})
     assert store.jobs() == [first]
-    store._connection.execute("PRAGMA max_page_count = 100000")
+    store._file.execute("PRAGMA max_page_count = 100000")
     store.add({"name": "second", "method": "lora", "prompt": "x" * 100_000})
     assert [job.name for job in store.jobs()] == ["first", "second"]
     store.close()
@@ -363,7 +364,7 @@ OTHER = """
 import sys
 import time
 from pathlib import Path
-from trainer.jobs.store import JobStore, QueueError
+from trainer.jobs.store import JobStore
 from trainer.jobs.worker import Worker
 store = JobStore(Path(sys.argv[1]))
 worker = Worker(store, lambda job, control, sink: sys.stdin.read())

@@ -13,7 +13,8 @@ from trainer.control import Control, Request
 from trainer.errors import BadInput, Problem
 from trainer.events import Event, Notice, PhaseProgress, PhaseStarted, Saved, Sink, StepDone
 from trainer.jobs.job import Job, JobState, Progress
-from trainer.jobs.store import JobStore, QueueError
+from trainer.jobs.queue_file import QueueError
+from trainer.jobs.store import JobStore
 from trainer.jobs.worker import Listener, Run, Worker
 
 TIMEOUT_S = 10.0

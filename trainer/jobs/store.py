@@ -4,50 +4,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from ..errors import BadInput, Problem, TrainyardError
+from ..errors import BadInput, Problem
 from ..paths import as_unicode
 from .job import FINISHED, LIVE, PENDING, Job, JobState, Progress, free_name
+from .queue_file import QueueFile
 
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE jobs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    position INTEGER NOT NULL,
-    name TEXT NOT NULL,
-    method TEXT NOT NULL,
-    settings TEXT NOT NULL,
-    state TEXT NOT NULL,
-    resume INTEGER NOT NULL DEFAULT 0,
-    phase TEXT NOT NULL DEFAULT '',
-    done INTEGER NOT NULL DEFAULT 0,
-    total INTEGER NOT NULL DEFAULT 0,
-    loss REAL,
-    left_s REAL,
-    created_s REAL NOT NULL,
-    started_s REAL,
-    finished_s REAL,
-    files TEXT NOT NULL DEFAULT '[]',
-    notes TEXT NOT NULL DEFAULT '[]',
-    error TEXT NOT NULL DEFAULT ''
-)
-"""
 _INTERRUPTED = "the program ended while this job ran"
-
-
-class QueueError(TrainyardError, sqlite3.OperationalError):
-    """The queue cannot be changed now; it is as it was."""
-
-    def __init__(self, path: Path, error: sqlite3.Error) -> None:
-        super().__init__(
-            f"{path}: the queue cannot be changed now: {error}"
-            " - make room on the disk, or check the file's permissions"
-        )
 
 
 class JobStore:
@@ -66,48 +32,24 @@ class JobStore:
             QueueError: it cannot be written.
         """
         self.path = path
-        self._guard = threading.RLock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(
-                path, timeout=10.0, isolation_level=None, check_same_thread=False
-            )
-        except (OSError, sqlite3.Error) as error:
-            cure = "check that its folder can be written"
-            raise BadInput([Problem(str(path), f"cannot be opened: {error}", cure)]) from error
-        self._connection.row_factory = sqlite3.Row
-        try:
-            self._prepare()
-        except QueueError:
-            self._connection.close()
-            raise
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
-            cure = "rename the file; an empty queue is made in its place"
-            raise BadInput([Problem(str(path), f"no readable queue: {error}", cure)]) from error
-        except BadInput:
-            self._connection.close()
-            raise
+        self._file = QueueFile(path)
 
     def close(self) -> None:
-        with self._guard:
-            self._connection.close()
+        self._file.close()
 
     # ---------------------------------------------------------------- reading
 
     def jobs(self, states: Collection[JobState] = tuple(JobState)) -> list[Job]:
         """All jobs in one of `states`: those that ran first, then the queue in its order."""
         wanted = {state.value for state in states}
-        with self._guard:
-            rows = self._connection.execute("SELECT * FROM jobs ORDER BY position").fetchall()
+        rows = self._file.execute("SELECT * FROM jobs ORDER BY position")
         return [_job(row) for row in rows if row["state"] in wanted]
 
     def get(self, job_id: int) -> Job:
-        with self._guard:
-            row = self._connection.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        if row is None:
+        rows = self._file.execute("SELECT * FROM jobs WHERE id = ?", (job_id,))
+        if not rows:
             raise BadInput([_problem(job_id, "there is no such job", "reload the list")])
-        return _job(row)
+        return _job(rows[0])
 
     # ---------------------------------------------------------------- the user's changes
 
@@ -118,18 +60,19 @@ class JobStore:
             BadInput: a pending job writes the same output and `overwrite` is not set; the cure
                 proposes a free name.
         """
-        with self._transaction():
+        with self._file.transaction():
             name, method = self._accept(settings)
-            cursor = self._connection.execute(
+            self._file.execute(
                 "INSERT INTO jobs (position, name, method, settings, state, created_s)"
                 " VALUES ((SELECT COALESCE(MAX(position), 0) + 1 FROM jobs), ?, ?, ?, ?, ?)",
                 (name, method, _dump(settings), JobState.QUEUED.value, time.time()),
             )
-            return self.get(int(cursor.lastrowid or 0))
+            ((job_id,),) = self._file.execute("SELECT last_insert_rowid()")
+            return self.get(job_id)
 
     def edit(self, job_id: int, settings: Mapping[str, object]) -> Job:
         """Replaces the settings of a job that waits for its first run."""
-        with self._transaction():
+        with self._file.transaction():
             job = self._get_in(job_id, {JobState.QUEUED}, "duplicate it and edit the copy")
             if job.resume:
                 what = "it goes on from a saved state, which needs the settings as they were"
@@ -140,19 +83,19 @@ class JobStore:
 
     def duplicate(self, job_id: int, taken: Collection[str] = ()) -> Job:
         """Queues a copy of any job, under a name that is free here and not in `taken`."""
-        with self._transaction():
+        with self._file.transaction():
             job = self.get(job_id)
             pending = [other.name for other in self.jobs(PENDING)]
             return self.add({**job.settings, "name": free_name(job.name, [*pending, *taken])})
 
     def move(self, job_id: int, place: int) -> None:
         """Makes a waiting job the one at `place` (0 = next to run); beyond the end means last."""
-        with self._transaction():
+        with self._file.transaction():
             self._get_in(job_id, {JobState.QUEUED}, "only waiting jobs have a place in the queue")
-            rows = self._connection.execute(
+            rows = self._file.execute(
                 "SELECT id, position FROM jobs WHERE state = ? ORDER BY position",
                 (JobState.QUEUED.value,),
-            ).fetchall()
+            )
             order = [row["id"] for row in rows if row["id"] != job_id]
             order.insert(min(max(0, place), len(order)), job_id)
             for row, moved in zip(rows, order, strict=True):
@@ -160,9 +103,9 @@ class JobStore:
 
     def remove(self, job_id: int) -> None:
         """Forgets a job; the files that it wrote stay."""
-        with self._transaction():
+        with self._file.transaction():
             self._get_in(job_id, set(JobState) - LIVE, "stop it first")
-            self._connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+            self._file.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
 
     def clear(self, states: Collection[JobState] = FINISHED, *, keep: Collection[int] = ()) -> int:
         """Forgets all jobs in `states` that no worker has in hand; returns how many.
@@ -170,9 +113,10 @@ class JobStore:
         Args:
             keep: ids of jobs that stay.
         """
-        with self._transaction():
+        with self._file.transaction():
             gone = [job.id for job in self.jobs(set(states) - LIVE) if job.id not in keep]
-            self._connection.executemany("DELETE FROM jobs WHERE id = ?", [(i,) for i in gone])
+            for job_id in gone:
+                self._file.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
             return len(gone)
 
     def requeue(self, job_id: int, *, resume: bool) -> Job:
@@ -185,10 +129,10 @@ class JobStore:
         """
         again = {JobState.INTERRUPTED, JobState.FAILED, JobState.CANCELLED}
         again |= {JobState.DONE} if resume else set()
-        with self._transaction():
+        with self._file.transaction():
             job = self._get_in(job_id, again, "duplicate it to run it once more")
             self._accept(job.settings, but=job_id)
-            last = self._connection.execute("SELECT MAX(position) FROM jobs").fetchone()[0]
+            ((last,),) = self._file.execute("SELECT MAX(position) FROM jobs")
             self._set(job_id, position=last + 1, state=JobState.QUEUED.value, resume=int(resume))
             self._set(job_id, phase="", done=0, total=0, loss=None, left_s=None)
             self._set(job_id, started_s=None, finished_s=None, error="")
@@ -198,7 +142,7 @@ class JobStore:
 
     def claim_next(self) -> Job | None:
         """Marks the first waiting job as running and returns it; None when none waits."""
-        with self._transaction():
+        with self._file.transaction():
             waiting = self.jobs({JobState.QUEUED})
             if not waiting:
                 return None
@@ -206,7 +150,7 @@ class JobStore:
             return self.get(waiting[0].id)
 
     def set_paused(self, job_id: int, paused: bool) -> None:
-        with self._transaction():
+        with self._file.transaction():
             self._get_in(job_id, LIVE, "start it first")
             self._set(job_id, state=(JobState.PAUSED if paused else JobState.RUNNING).value)
 
@@ -218,7 +162,7 @@ class JobStore:
         notes: Collection[str] = (),
     ) -> None:
         """Replaces a live job's progress, and its lists of files and notes, by these."""
-        with self._transaction():
+        with self._file.transaction():
             self._get_in(job_id, LIVE, "start it first")
             self._set(job_id, phase=progress.phase, done=progress.done, total=progress.total)
             self._set(job_id, loss=progress.loss, left_s=progress.left_s)
@@ -226,7 +170,7 @@ class JobStore:
 
     def finish(self, job_id: int, state: JobState, error: str = "") -> None:
         """Ends a live job as `state`."""
-        with self._transaction():
+        with self._file.transaction():
             self._get_in(job_id, LIVE, "start it first")
             self._set(job_id, state=state.value, finished_s=time.time())
             self._set(job_id, error=as_unicode(error), left_s=None)
@@ -236,7 +180,7 @@ class JobStore:
 
         Only for the holder of the queue's lock: nobody else can be running them then.
         """
-        with self._transaction():
+        with self._file.transaction():
             lost = self.jobs(LIVE)
             for job in lost:
                 self._set(job.id, state=JobState.INTERRUPTED.value, finished_s=time.time())
@@ -244,40 +188,6 @@ class JobStore:
             return [self.get(job.id) for job in lost]
 
     # ---------------------------------------------------------------- inside
-
-    def _prepare(self) -> None:
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        with self._transaction():
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                self._connection.execute(_SCHEMA)
-                self._connection.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                what = f"a queue of version {version}; this program knows version {_VERSION}"
-                cure = "update Trainyard, or rename the file to begin with an empty queue"
-                raise BadInput([Problem(str(self.path), what, cure)])
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing, and alone among all processes; may be nested."""
-        with self._guard:
-            if self._connection.in_transaction:
-                yield
-                return
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                yield
-                self._connection.commit()
-            except sqlite3.OperationalError as error:
-                self._undo()
-                raise QueueError(self.path, error) from error
-            except BaseException:
-                self._undo()
-                raise
-
-    def _undo(self) -> None:
-        with suppress(sqlite3.Error):  # SQLite undoes it by itself where the disk is full
-            self._connection.rollback()
 
     def _accept(self, settings: Mapping[str, object], but: int | None = None) -> tuple[str, str]:
         """The name and method of `settings`, whose output no other pending job writes."""
@@ -300,9 +210,7 @@ class JobStore:
 
     def _set(self, job_id: int, **values: object) -> None:
         columns = ", ".join(f"{column} = ?" for column in values)
-        self._connection.execute(
-            f"UPDATE jobs SET {columns} WHERE id = ?", (*values.values(), job_id)
-        )
+        self._file.execute(f"UPDATE jobs SET {columns} WHERE id = ?", (*values.values(), job_id))
 
 
 def _job(row: sqlite3.Row) -> Job:
