@@ -21,7 +21,7 @@ class JobStore:
 
     Every method that takes an id raises `BadInput` when there is no such job, or when the job's
     state does not allow what is asked; nothing is changed then.  What cannot be written, as on a
-    full disk, is a `QueueError`.
+    full disk, is a `QueueError`.  See `QueueFile` for what happens when the file is removed.
     """
 
     def __init__(self, path: Path) -> None:

@@ -293,11 +293,11 @@ class _Current:
                 log.exception("a listener failed at %s", type(event).__name__)
 
     def write(self) -> None:
-        """Writes down what is known; a disk that fails for a moment does not end a training."""
+        """Writes down what is known; a disk or queue that fails does not end a training."""
         self._written_s = time.monotonic()
         try:
             self._store.record(self.job.id, self._progress, self._files, self._notes)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, TrainyardError) as error:
             if not self._unwritten:
                 what = "the progress of job %d is not written down for now: %s"
                 log.warning(what, self.job.id, error)
