@@ -18,15 +18,18 @@ WHOLE = Job(
     state=JobState.DONE,
     progress=Progress("Training", 100, 100),
     started_s=1000.0,
-    finished_s=1200.0,
+    finished_s=2000.0,
+    trained_s=200.0,
 )
 
 
 def test_the_time_is_that_of_the_last_training_like_it() -> None:
-    assert from_history(SETTINGS, [WHOLE]) == "About 10 min, as fast as whole was."
+    assert from_history(SETTINGS, [WHOLE]) == "About 10 min of training, as fast as whole was."
     assert from_history(SETTINGS, []) == ""
 
 
 def test_a_job_that_went_on_does_not_tell_how_long_its_steps_took() -> None:
-    second = replace(WHOLE, id=2, name="on", resume=True, started_s=1190.0)
-    assert from_history(SETTINGS, [WHOLE, second]) == "About 10 min, as fast as whole was."
+    second = replace(WHOLE, id=2, name="on", resume=True, trained_s=10.0)
+    assert (
+        from_history(SETTINGS, [WHOLE, second]) == "About 10 min of training, as fast as whole was."
+    )

@@ -12,6 +12,7 @@ import pytest
 
 from trainer.errors import BadInput
 from trainer.jobs.job import Job, JobState, Progress
+from trainer.jobs.queue_file import QueueFile
 from trainer.jobs.store import JobStore
 
 
@@ -282,6 +283,7 @@ def test_a_killed_process_leaves_a_queue_whose_running_job_is_marked(tmp_path: P
     program = f"""
 import os, signal
 from pathlib import Path
+from trainer.jobs.queue_file import QueueFile
 from trainer.jobs.store import JobStore
 store = JobStore(Path({str(path)!r}))
 for name in ("one", "two"):
@@ -307,6 +309,23 @@ def test_a_file_that_is_no_queue_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"jobs\.sqlite: no readable queue"):
         JobStore(path)
     assert path.read_bytes().startswith(b"not a database")
+
+
+def test_a_file_of_an_older_version_gets_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "jobs.sqlite"
+    with monkeypatch.context() as older:
+        older.setattr("trainer.jobs.queue_file._ADDED", {})
+        QueueFile(path).execute(
+            "INSERT INTO jobs (position, name, method, settings, state, created_s)"
+            " VALUES (1, 'hat', 'lora', '{}', 'queued', 1.0)"
+        )
+    store = JobStore(path)
+    job = store.claim_next()
+    assert job is not None and (job.name, job.trained_s) == ("hat", None)
+    store.finish(job.id, JobState.DONE, trained_s=3.0)
+    assert JobStore(path).get(job.id).trained_s == 3.0
 
 
 def test_a_newer_file_is_left_alone(store: JobStore) -> None:

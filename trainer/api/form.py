@@ -120,16 +120,15 @@ def learning_rate(raw: Raw) -> list[tuple[int, float]]:
 def from_history(settings: JobSettings, jobs: Sequence[Job]) -> str:
     """How long it takes if it goes as fast as the last training like it; empty without one."""
     for job in reversed(jobs):
-        if job.state is not JobState.DONE or not (job.started_s and job.finished_s):
+        if job.state is not JobState.DONE or not (job.trained_s and job.progress.done):
             continue
-        if job.resume:  # its time is that of its last part, its steps are those of all
+        if job.resume:  # the time of a pass that it had behind it is not known
             continue
         same = all(job.settings.get(n) == settings.as_dict().get(n) for n in MATTERS)
-        took_s = job.finished_s - job.started_s  # no time at all where the clock was set back
-        if same and job.progress.done and took_s > 0:
-            per_step_s = took_s / job.progress.done
+        if same:
+            per_step_s = job.trained_s / job.progress.done
             about = duration(per_step_s * settings[TrainingSettings].steps)
-            return f"About {about}, as fast as {job.name} was."
+            return f"About {about} of training, as fast as {job.name} was."
     return ""
 
 

@@ -36,6 +36,8 @@ CREATE TABLE jobs (
     error TEXT NOT NULL DEFAULT ''
 )
 """
+_ADDED = {"trained_s": "REAL"}
+"""Columns that files of older versions lack; those versions do without them."""
 
 
 class QueueError(TrainyardError, sqlite3.OperationalError):
@@ -136,6 +138,9 @@ class QueueFile:
                 what = f"a queue of version {version}; this program knows version {_VERSION}"
                 cure = "update Trainyard, or rename the file to begin with an empty queue"
                 raise BadInput([Problem(str(self.path), what, cure)])
+            there = {row["name"] for row in self.execute("PRAGMA table_info(jobs)")}
+            for name in _ADDED.keys() - there:
+                self.execute(f"ALTER TABLE jobs ADD COLUMN {name} {_ADDED[name]}")
             self._put_back()
         self._kept = []
 
