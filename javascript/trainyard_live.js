@@ -242,8 +242,8 @@
 
     function progress(job, status) {
         const live = Boolean(status.job), step = live ? status.step : null;
-        const share = job.total ? Math.min(1, job.done / job.total) : null;
-        const ended = !live && job.state === "done";
+        const ended = !live && job.state === "done"; // also one that was stopped and saved on its way
+        const share = job.total ? Math.min(1, job.done / job.total) : ended ? 1 : null;
         const phase = live ? job.phase || "Starting" : ty.STATES[job.state];
         ty.fill(ty.at("headline"), ty.el("strong", {}, job.name), " ",
             ty.el("span", {class: "trainyard_state trainyard_is_" + job.state},
@@ -254,7 +254,7 @@
         ty.at("last_word").hidden = !word;
         const bar = ty.at("bar");
         bar.classList.toggle("trainyard_busy", live && share === null);
-        bar.firstElementChild.style.width = `${100 * (ended ? 1 : share ?? 0)}%`;
+        bar.firstElementChild.style.width = `${100 * (share ?? 0)}%`;
         if (share === null) bar.removeAttribute("aria-valuenow");
         else bar.setAttribute("aria-valuenow", Math.round(100 * share));
         ty.fill(ty.at("numbers"), ...numbers(job, step, status).flatMap(([name, value]) => (value

@@ -134,7 +134,7 @@
         const time = when(job.finished_s || job.started_s || job.created_s);
         const facts = [ty.STATES[job.state] && ty.el("span",
             {class: "trainyard_state trainyard_is_" + job.state}, ty.STATES[job.state]),
-        (job.state !== "done" || kept(job)) && share ? ty.el("span", {}, share) : null, ty.el("small", {}, time)];
+        (job.state !== "done" || job.done < job.total) && share ? ty.el("span", {}, share) : null, ty.el("small", {}, time)];
         return ty.el("li", {"data-job": job.id, draggable: place >= 0 ? "true" : false},
             ty.el("div", {class: "trainyard_job"},
                 ty.el("span", {class: "trainyard_job_name"}, ty.el("strong", {}, job.name), " ",

@@ -140,6 +140,7 @@ def test_a_second_pass_begins_the_curve_again(form: Page, photos: Path) -> None:
 
 
 def test_pause_stop_and_save_and_a_reload_in_between(form: Page) -> None:
+    form.write(save_state_every_steps="0", save_state_every_minutes="0")  # nothing to go on from
     start(form, "long", 100_000)
     form.until("trainyard.status.step && trainyard.status.step.step > 1", 120)
     form.press("pause")
@@ -154,6 +155,11 @@ def test_pause_stop_and_save_and_a_reload_in_between(form: Page) -> None:
     form.press("stop_save")
     form.until(f"{state('long')} === 'done'", 120)
     assert "long.safetensors" in form.text("live")
+    bar = "document.getElementById('trainyard_bar')"
+    assert form.script(f"return parseFloat({bar}.firstElementChild.style.width)") < 10
+    assert form.script(f"return Number({bar}.getAttribute('aria-valuenow'))") < 10
+    row = form.script("return document.querySelector('#trainyard_jobs li').innerText")
+    assert "long" in row and " %" in row
 
 
 def said(text: str) -> str:
