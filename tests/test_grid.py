@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,12 @@ def test_files_may_be_named_by_their_names_in_the_folder_of_results(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     lora_file(tmp_path / "hat-1.5.safetensors", "lierla", 1)
+    left = tmp_path / "logs/grids/.killed.lock"  # by a program that was killed while it drew
+    left.parent.mkdir(parents=True)
+    left.write_text(f"1234567 {platform.node()}")
     given = settings(tiny_checkpoint, [Path("hat-1.5")], strengths="1", prompts="a hat")
     assert any(isinstance(event, Saved) for event in run(given, tmp_path))
+    assert not left.exists()
     with pytest.raises(BadInput, match="^loras: nowhere cannot be read"):
         run(settings(tiny_checkpoint, [Path("nowhere")], name="other"), tmp_path)
 

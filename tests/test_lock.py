@@ -5,17 +5,21 @@ import os
 import platform
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from trainer import lock as lock_module
 from trainer.errors import BadInput
-from trainer.lock import FileLock
+from trainer.lock import FileLock, sweep_locks
 
 ROOT = Path(__file__).parents[1]
 HOLDER = """
 import sys
+import threading
+import time
 from pathlib import Path
 from trainer.lock import FileLock
 lock = FileLock(Path(sys.argv[1]))
@@ -104,6 +108,59 @@ def test_a_file_that_another_one_has_replaced_before_it_was_locked_is_no_lock(
         with pytest.raises(BadInput, match="already working"):
             FileLock(path).acquire()
     assert second.held
+
+
+def left_behind(path: Path) -> Path:
+    """The file of a lock whose holder was killed."""
+    holder = FileLock(path)
+    holder.acquire()
+    assert holder._file is not None
+    holder._file.close()  # as the system does
+    return path
+
+
+def test_what_dead_processes_left_is_swept_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = left_behind(tmp_path / ".dead.lock")
+    living = FileLock(tmp_path / ".living.lock")
+    living.acquire()
+    (tmp_path / ".theirs.lock").touch()
+    (tmp_path / ".a.lock").write_text("no number here", "utf-8")
+    with monkeypatch.context() as patched:
+        patched.setattr(platform, "node", lambda: "attic")
+        left_behind(tmp_path / ".elsewhere.lock")
+    sweep_locks(tmp_path)
+    sweep_locks(tmp_path / "nowhere")
+    assert not dead.exists()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".living.lock", ".theirs.lock", ".a.lock", ".elsewhere.lock"}
+    with pytest.raises(BadInput, match="already working"):
+        FileLock(tmp_path / ".living.lock").acquire()
+
+
+def test_a_lock_can_be_had_while_it_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is opened before and locked while the sweep holds it, which then removes the file."""
+    path = left_behind(tmp_path / ".hat.lock")
+    taken = FileLock(path)
+    note = lock_module._note
+
+    def slow(file: object) -> tuple[str, str]:
+        thread.start()
+        time.sleep(lock_module.SWEEP_S / 2)
+        return note(file)  # type: ignore[arg-type]
+
+    thread = threading.Thread(target=taken.acquire)
+    with monkeypatch.context() as patched:
+        patched.setattr(lock_module, "_note", slow)
+        sweep_locks(tmp_path)
+        thread.join()
+    assert taken.held
+    assert path.read_text("utf-8").startswith(f"{os.getpid()} ")
+    with pytest.raises(BadInput, match="already working"):
+        FileLock(path).acquire()
 
 
 def test_a_holder_on_another_machine_is_named_with_it(

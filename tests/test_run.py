@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +107,17 @@ def stopped(settings: JobSettings, host: StandaloneHost, at: int, owner: str = "
 
     run_job(settings, host, control=control, sink=listen, owner=owner)
     return host.log_dir / "states" / "hat"
+
+
+@pytest.mark.parametrize("folder", ["out", "out/logs/states"])
+def test_locks_of_trainings_that_were_killed_go_with_the_next_one(
+    folder: str, host, pictures, tmp_path
+) -> None:
+    left = tmp_path / folder / ".killed.lock"
+    left.parent.mkdir(parents=True)
+    left.write_text(f"1234567 {platform.node()}")
+    run_job(job(pictures, steps=1), host, control=Control(), sink=ignore)
+    assert not list(left.parent.glob(".*"))
 
 
 def test_what_a_training_of_the_name_has_learnt_is_lost_only_with_overwrite(host, pictures) -> None:

@@ -19,7 +19,7 @@ from .evaluate.draw import draw_pictures
 from .evaluate.sheet import Block, labelled_sheet
 from .events import Notice, PhaseProgress, PhaseStarted, Saved, Sink
 from .hosts.protocol import Host
-from .lock import FileLock
+from .lock import FileLock, sweep_locks
 from .models.model import DiffusionModel
 from .networks import kohya
 from .networks.network import Network
@@ -62,6 +62,7 @@ def draw_grid(settings: GridSettings, host: Host, *, control: Control, sink: Sin
     settings = _with_paths(settings, host)
     cure = "use another name, or let it finish or stop it there"
     with FileLock(path.with_name(f".{settings.name}.lock"), f"drawing {settings.name!r}", cure):
+        sweep_locks(path.parent)
         return _drawn(settings, host, path, control=control, sink=sink)
 
 

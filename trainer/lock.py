@@ -7,12 +7,16 @@ import logging
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import BadInput, Problem
 
 log = logging.getLogger(__name__)
+
+SWEEP_S = 0.05
+"""A sweep holds the file of a dead process for less time than this."""
 
 if sys.platform == "win32":
     import msvcrt
@@ -111,7 +115,7 @@ class FileLock:
             cure = "check the folder and its permissions"
             raise BadInput([Problem(str(self._path), what, cure)]) from error
         try:
-            _lock(file)
+            _lock_in_a_moment(file)
         except (BlockingIOError, PermissionError):
             with file:
                 what = f"{_holder(file)} is already {self._work}"
@@ -133,10 +137,39 @@ class FileLock:
         self.release()
 
 
-def _holder(file: BinaryIO) -> str:
-    """Who holds a lock, by what it wrote into the file."""
+def sweep_locks(folder: Path) -> None:
+    """Removes the files of locks whose holders on this machine have died.
+
+    Each is removed while it is locked, as in `FileLock.release`: whoever has opened it by then
+    finds that it has no name any more.
+    """
+    for path in folder.glob(".*.lock") if folder.is_dir() else ():
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            _lock(file)  # fails where somebody holds it, and where the drive has no locks
+            process, machine = _note(file)
+            if process.isdecimal() and machine == platform.node():
+                _give_back(file, path)
+
+
+def _lock_in_a_moment(file: BinaryIO) -> None:
+    """Tries again once, because a sweep may have had the file of a dead process."""
+    try:
+        _lock(file)
+    except (BlockingIOError, PermissionError):
+        time.sleep(SWEEP_S)
+        _lock(file)
+
+
+def _note(file: BinaryIO) -> tuple[str, str]:
+    """Process and machine of the holder; empty where it could not write."""
     file.seek(0)
     process, _, machine = file.read().decode("utf-8", "replace").partition(" ")
+    return process, machine
+
+
+def _holder(file: BinaryIO) -> str:
+    """Who holds a lock, by what it wrote into the file."""
+    process, machine = _note(file)
     if not process:
         return "another process"
     return f"process {process}" + (f" on {machine}" if machine != platform.node() else "")

@@ -15,7 +15,7 @@ from .control import Control, Request
 from .errors import BadInput, Problem, Stopped, TrainyardError
 from .events import Notice, PhaseStarted, Saved, Sink
 from .hosts.protocol import Host
-from .lock import FileLock
+from .lock import FileLock, sweep_locks
 from .methods import TRAIN
 from .networks import kohya
 from .networks.metadata import is_result_of
@@ -133,8 +133,14 @@ def _locks(host: Host, name: str) -> list[FileLock]:
     Two webuis may have either folder in common: a name is trained by one of them at a time.
     """
     cure = "use another name, or let it finish or stop it there and start again"
-    folders = (host.output_dir, host.log_dir / "states")
-    return [FileLock(folder / f".{name}.lock", f"training {name!r}", cure) for folder in folders]
+    return [
+        FileLock(folder / f".{name}.lock", f"training {name!r}", cure)
+        for folder in _locked_folders(host)
+    ]
+
+
+def _locked_folders(host: Host) -> tuple[Path, Path]:
+    return host.output_dir, host.log_dir / "states"
 
 
 def _beginning(
@@ -221,11 +227,13 @@ def _complete(settings: JobSettings, host: Host) -> Path | None:
 
 
 def _sweep(host: Host, name: str) -> None:
-    """Removes what a program that was killed in the middle of a write left of this job's files."""
+    """Removes what programs that were killed left: of this job's files, and locks of any name."""
     stems = re.compile(rf"{re.escape(name)}(-copier)?(-step\d{{8}}|-\d{{6}})?")
     for folder in (host.output_dir, host.log_dir):
         sweep(folder, stems)
     sweep(host.log_dir / "samples" / name, re.compile(r"\d+-\d+"))
+    for folder in _locked_folders(host):
+        sweep_locks(folder)
 
 
 def out_of_memory(settings: JobSettings, error: BaseException) -> str:
