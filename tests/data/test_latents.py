@@ -13,8 +13,9 @@ from torch import Tensor
 from trainer.data.batches import LatentDataset
 from trainer.data.folder import TrainingImage
 from trainer.data.latents import LatentsOnDisk, size_mb
-from trainer.data.tensor_store import TensorStore
+from trainer.data.tensor_store import TensorStore, prune
 from trainer.data.views import View
+from trainer.errors import BadInput
 
 COUNT = 300
 
@@ -84,3 +85,17 @@ def test_a_damaged_file_costs_only_what_it_held(samples, tmp_path) -> None:
 def test_size_is_that_of_distinct_views(samples) -> None:
     # 2 x 2 cells of 4 channels of 4 bytes each
     assert size_mb([*samples, *samples]) == pytest.approx(COUNT * 64 / 2**20)
+
+
+def test_what_was_removed_meanwhile_is_encoded_again_when_it_is_needed(samples, tmp_path) -> None:
+    path = tmp_path / "gone.png"
+    Image.new("RGB", (16, 16), (1, 2, 3)).save(path)
+    views = [*samples[:20], View(TrainingImage(path, "", (16, 16)), (16, 16), False)]
+    dataset, _ = encoded(views, tmp_path / "cache")
+    path.unlink()
+    prune(tmp_path / "cache", 0, frozenset())
+    wanted = LatentDataset(samples, Counting())
+    for indices in ((0, 19), (3, 4, 5), (0, 19)):
+        assert torch.equal(dataset.batch(indices).latents, wanted.batch(indices).latents)
+    with pytest.raises(BadInput, match="gone.png"):
+        dataset.batch((20,))

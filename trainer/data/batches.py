@@ -78,6 +78,7 @@ class LatentDataset:
         progress: Progress | None = None,
     ) -> None:
         self._latents: Latents = LatentsInMemory() if latents is None else latents
+        self._encode = encode
         encoder = _Encoder(encode, encode_batch_size, self._latents)
         distinct = list(dict.fromkeys(views))
         missing = [view for view in distinct if view not in self._latents]
@@ -120,12 +121,22 @@ class LatentDataset:
         """The samples of these indices, which must share one frame."""
         views = [self.views[index] for index in indices]
         return Batch(
-            torch.stack([self._latents.get(view) for view in views]),
+            torch.stack([self._latent(view) for view in views]),
             tuple(view.image.caption for view in views),
             tuple(indices),
             tuple(view.framing for view in views),
             tuple(view.image.regularises for view in views),
         )
+
+    def _latent(self, view: View) -> Tensor:
+        """A view's latent [c, h/8, w/8]; encoded once more where it is not kept any more."""
+        with contextlib.suppress(KeyError):
+            return self._latents.get(view)
+        found = _decode([view])
+        if isinstance(found, tuple):
+            raise BadInput(found)
+        _Encoder(self._encode, 1, self._latents).add(view, found[view])
+        return self._latents.get(view)
 
 
 class BatchOrder(Iterator[tuple[int, ...]]):

@@ -30,7 +30,8 @@ class Latents(Protocol):
     def finish(self) -> None:
         """Nothing more is put."""
 
-    def get(self, view: View) -> Tensor: ...
+    def get(self, view: View) -> Tensor:
+        """Raises: KeyError: it is not there, or not any more."""
 
 
 class LatentsInMemory:

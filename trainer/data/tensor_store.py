@@ -23,7 +23,6 @@ from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
 from torch import Tensor
 
 from ..atomic import sweep, write_bytes
-from ..errors import BadInput, Problem
 
 FILE_MB = 64
 """Size from which on what was added is written."""
@@ -116,8 +115,8 @@ class TensorStore:
         """What lies under a key, on the CPU; not to be changed.
 
         Raises:
-            KeyError: there is nothing.
-            BadInput: the file has gone since.
+            KeyError: there is nothing, or its file has gone since, as another program has made
+                room; nothing that lay in it is there then.
         """
         if key in self._waiting:
             return self._waiting[key]
@@ -126,9 +125,8 @@ class TensorStore:
             file = self._opened(path)
             return {name: file.get_tensor(f"{key}/{name}") for name in self._sums[path][key]}
         except _DAMAGED as error:
-            what = f"{path} cannot be read any more: {error}"
-            cure = "start again; it is then encoded anew"
-            raise BadInput([Problem("cache_folder", what, cure)]) from error
+            self._remove(path)
+            raise KeyError(key) from error
 
     def _list(self, path: Path) -> None:
         """Notes what a file holds by its header alone."""
@@ -167,7 +165,7 @@ class TensorStore:
         return sound
 
     def _remove(self, path: Path) -> None:
-        self._notice(f"{path} was damaged; what it held is encoded again")
+        self._notice(f"{path} was damaged or removed; what it held is encoded again")
         for key in self._sums.pop(path, {}):
             if self._where.get(key) == path:
                 del self._where[key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple, Protocol, TypeVar
@@ -235,7 +235,9 @@ class KnownConditionings(Protocol):
 
     def __contains__(self, prompt: object) -> bool: ...
     def __setitem__(self, prompt: str, one: Conditioning) -> None: ...
-    def __getitem__(self, prompt: str) -> Conditioning: ...
+    def __getitem__(self, prompt: str) -> Conditioning:
+        """Raises: KeyError: it is not there, or not any more."""
+
     def finish(self) -> None:
         """Nothing more is put for now."""
 
@@ -272,9 +274,13 @@ class ConditioningCache:
         self._batch_size = batch_size
         self._known: KnownConditionings = ConditioningsInMemory() if known is None else known
 
-    @torch.no_grad()
     def prepare(self, prompts: Iterable[str]) -> None:
         """Encodes what is not known yet, and the empty prompt that shorter ones are filled with."""
+        self._add(prompts)
+        self._known.finish()
+
+    @torch.no_grad()
+    def _add(self, prompts: Iterable[str]) -> None:
         new = [p for p in dict.fromkeys(("", *prompts)) if p not in self._known]
         lengths = {prompt: self._windows(prompt) for prompt in new}
         for _, alike in groupby(sorted(new, key=lengths.__getitem__), lengths.__getitem__):
@@ -284,12 +290,18 @@ class ConditioningCache:
                 encoded = self._encode(part)
                 for number, prompt in enumerate(part):
                     self._known[prompt] = encoded[number : number + 1]
-        self._known.finish()
+
+    def _one(self, prompt: str) -> Conditioning:
+        """A prompt's conditioning; encoded once more where it is not kept any more."""
+        with suppress(KeyError):
+            return self._known[prompt]
+        self._add([prompt])
+        return self._known[prompt]
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """The prompts' conditioning; shorter ones are filled up with empty windows."""
         self.prepare(prompts)
-        rows = [self._known[prompt] for prompt in prompts]
+        rows = [self._one(prompt) for prompt in prompts]
         longest = max(row.context.shape[1] for row in rows)
         pooled = [row.pooled for row in rows if row.pooled is not None]
         return Conditioning(
@@ -301,7 +313,7 @@ class ConditioningCache:
         missing = tokens - context.shape[1]
         if missing == 0:
             return context
-        window = self._known[""].context[:, : CHUNK_TOKENS + 2]
+        window = self._one("").context[:, : CHUNK_TOKENS + 2]
         return torch.cat([context, window.repeat(1, missing // window.shape[1], 1)], 1)
 
 

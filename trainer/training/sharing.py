@@ -49,12 +49,10 @@ def share_pictures(
             encode([view for view in missing if view in own])
     for first in range(0, len(batches), SENT_AT_ONCE * team.size):  # all send equally often
         part = batches[first + team.rank : first + SENT_AT_ONCE * team.size : team.size]
-        ready = {
-            places[view]: latents.get(view).cpu()
-            for batch in part
-            for view in batch
-            if view in latents
-        }
+        ready = {}
+        for view in (view for batch in part for view in batch if view in latents):
+            with contextlib.suppress(KeyError):  # removed just now by another program
+                ready[places[view]] = latents.get(view).cpu()
         for place, latent in team.gathered(ready).items():
             if missing[place] not in latents:
                 latents.put([missing[place]], latent[None])

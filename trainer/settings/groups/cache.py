@@ -33,6 +33,6 @@ class CacheSettings:
     cache_folder: str = parameter(
         "",
         help="Folder of the cache on disk; best on a fast disk. Empty: a folder named cache beside"
-        " the logs. It may be deleted when nothing is training.",
+        " the logs. It may be deleted: what a training then lacks, it encodes again.",
         picks="folder",
     )
