@@ -148,9 +148,9 @@ def test_files_and_name_are_checked_before_anything_is_loaded(
     with pytest.raises(BadInput) as caught:
         run(settings(Path("no checkpoint"), [*files, gone, tiny_checkpoint]), tmp_path)
     problems = caught.value.problems
-    assert [problem.where for problem in problems] == ["loras", "loras", "name"]
-    assert problems[0].what.startswith(str(gone))
-    assert problems[1].what == f"{tiny_checkpoint} is a checkpoint, not a LoRA"
+    assert [problem.where for problem in problems] == ["checkpoint", "loras", "loras", "name"]
+    assert problems[1].what.startswith(str(gone))
+    assert problems[2].what == f"{tiny_checkpoint} is a checkpoint, not a LoRA"
     assert "grid-2" in caught.value.problems[-1].cure
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,13 +26,13 @@ from .networks import kohya
 from .networks.network import Network
 from .networks.opening import open_network
 from .networks.targets import Target, find_targets
-from .paths import as_unicode
+from .paths import as_unicode, is_there
 from .run import OutOfMemory
 from .settings.checks import prompt_lines
 from .settings.grid import GridSettings, numbers, pictures, seed_numbers
 from .settings.groups import BLOCKS
 from .settings.names import GRID_FOLDER, GRID_SUFFIX
-from .training.plan import check_lora, free_name
+from .training.plan import check_lora, check_writable, free_name
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def draw_grid(settings: GridSettings, host: Host, *, control: Control, sink: Sin
     """
     sink(PhaseStarted("Checking the files"))
     path = grid_file(host, settings.name)
-    _check(settings, path, host)
+    check_grid(settings, host)
     settings = _with_paths(settings, host)
     cure = "use another name, or let it finish or stop it there"
     with FileLock(path.with_name(f".{settings.name}.lock"), f"drawing {settings.name!r}", cure):
@@ -89,14 +90,25 @@ def _drawn(
     return path
 
 
-def _check(settings: GridSettings, path: Path, host: Host) -> None:
+def check_grid(settings: GridSettings, host: Host) -> None:
+    """Checks a grid that begins, against files and folders; loads nothing.
+
+    Raises:
+        BadInput: with every problem of checkpoint, LoRA files, name and folder at once.
+    """
+    path = grid_file(host, settings.name)
+    checks: list[Callable[[], object]] = [
+        lambda: host.check_model(settings),
+        *(partial(check_lora, "loras", file, host) for file in settings.files),
+        lambda: check_writable(path.parent),
+    ]
     problems: list[Problem] = []
-    for file in settings.files:
+    for check in checks:
         try:
-            check_lora("loras", file, host)
+            check()
         except BadInput as error:
             problems += error.problems
-    if path.exists():
+    if is_there(path):
         cure = f"use another name, for example {free_name(settings.name, path.parent, GRID_SUFFIX)}"
         problems.append(Problem("name", f"{path} exists already", cure))
     if problems:

@@ -92,6 +92,18 @@ class Bench:
         small = {"image_size_px": "64", "bucket_step_px": "0", "steps": "10"}
         return {**given, **small, **values}
 
+    def lora(self, name: str) -> Path:
+        """A LoRA file of one layer among the results."""
+        import torch
+
+        from trainer.networks import kohya
+
+        layer = "lora_unet_mid_block_attentions_0_proj_in"
+        weights = {f"{layer}.lora_{side}.weight": torch.zeros(2, 2) for side in ("down", "up")}
+        path = self.host.output_dir / f"{name}.safetensors"
+        kohya.save(path, {**weights, f"{layer}.alpha": torch.tensor(2.0)}, {})
+        return path
+
     def get(self, path: str) -> Any:
         answer = self.client.get(f"/trainyard/v1/{path}", headers=HEADERS)
         assert answer.status_code == 200, answer.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from ..control import Control
 from ..errors import BadInput
@@ -35,25 +36,29 @@ def planned(raw: Mapping[str, object], host: Host, before: Sequence[Job] = ()) -
         BadInput: every problem at once, as the plan tells them.
     """
     settings = checked(raw)
-    if settings["method"] == GRID:
-        return settings
     from ..networks import kohya
+
+    def will_be_there(name: str) -> bool:
+        file = kohya.find(name, host.output_dir)
+        trainings = (job for job in before if job.method != GRID)
+        made = any(file.name.startswith(job.name) for job in trainings)  # copies on the way, too
+        return made and not is_there(file)
+
+    if settings["method"] == GRID:
+        from ..grid import check_grid
+
+        grid = parse_grid(raw)
+        there = (file for file in grid.files if not will_be_there(file))
+        check_grid(replace(grid, loras="\n".join(there)), host)
+        return settings
     from ..training.plan import files_to_continue, make_plan
 
     parsed = parse(raw)
-    files = dict(files_to_continue(parsed))
-
-    def will_be_there(field: str) -> bool:
-        if field not in files:
-            return False
-        file = kohya.find(files[field], host.output_dir)
-        made = any(file.name.startswith(job.name) for job in before)  # copies on the way, too
-        return made and not is_there(file)
-
+    later = {field for field, name in files_to_continue(parsed) if will_be_there(name)}
     try:
         make_plan(parsed, host)
     except BadInput as error:
-        left = [one for one in error.problems if not will_be_there(one.where)]
+        left = [one for one in error.problems if one.where not in later]
         if left:
             raise BadInput(left) from None
     return settings

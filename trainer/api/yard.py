@@ -15,6 +15,7 @@ from ..jobs.worker import Worker
 from ..settings.grid import GRID
 from ..settings.presets import PresetStore
 from ..training.unfinished import belongs, clear, owner_of, state_folder, stopped_at
+from .grids import grids
 from .live import Live, LogLines
 from .thumbnails import Thumbnails
 from .work import Adjust, do
@@ -81,9 +82,10 @@ class Yard:
             clear(state_folder(self.host.log_dir, job.name))
 
     def taken_names(self) -> set[str]:
-        """Names that a new training cannot have: of results, and of trainings that can go on."""
+        """Names that a new job cannot have: of results, and of trainings that can go on."""
         results = {file.stem for file in self.host.output_dir.glob("*.safetensors")}
         states = state_folder(self.host.log_dir, "")
+        results |= {picture.stem for picture in grids(self.host.log_dir)}
         return results | {folder.name for folder in states.glob("*") if folder.is_dir()}
 
     def _run(self, job: Job, control: Control, sink: Sink) -> None:

@@ -209,20 +209,23 @@ def _check_output(output: OutputSettings, file: Path, host: Host) -> None:
                 )
             ]
         )
+    check_writable(file.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder where it is absent.
+
+    Raises:
+        BadInput: it cannot be written to.
+    """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=file.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise BadInput(
-            [
-                Problem(
-                    "output folder",
-                    f"{file.parent} cannot be written to: {error.strerror or error}",
-                    "choose another folder, or change its permissions",
-                )
-            ]
-        ) from error
+        what = f"{folder} cannot be written to: {error.strerror or error}"
+        cure = "choose another folder, or change its permissions"
+        raise BadInput([Problem("output folder", what, cure)]) from error
 
 
 def _check_unfinished(output: OutputSettings, host: Host) -> None:
