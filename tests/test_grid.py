@@ -154,6 +154,20 @@ def test_files_and_name_are_checked_before_anything_is_loaded(
     assert "grid-2" in caught.value.problems[-1].cure
 
 
+def test_a_file_of_another_model_is_found_before_anything_is_drawn(
+    tiny_checkpoint: Path, files: list[Path], tmp_path: Path
+) -> None:
+    tensors, _ = kohya.load(files[0])
+    other = tmp_path / "other.safetensors"
+    kohya.save(other, {name.replace("_blocks_", "_bricks_"): t for name, t in tensors.items()}, {})
+    events: list[Event] = []
+    host = StandaloneHost(tiny_checkpoint.parent, tmp_path, "cpu")
+    given = settings(tiny_checkpoint, [files[0], other])
+    with pytest.raises(BadInput, match="other.safetensors"):
+        draw_grid(given, host, control=Control(), sink=events.append)
+    assert not [event for event in events if isinstance(event, PhaseProgress)]
+
+
 def test_a_file_is_opened_with_its_own_kind_and_rank(files: list[Path]) -> None:
     unet, _, text_encoders = tiny_modules()
     targets = find_targets(unet, text_encoders, family="sd1", blocks=BLOCKS, convolutions=True)

@@ -127,9 +127,11 @@ def _cells(
     """Every cell, one picture after the other, until it is stopped.
 
     One at a time, so that it needs no more memory than drawing in the webui; the bare checkpoint
-    is drawn once for all files.
+    is drawn once for all files.  A file that is not for this model is found before the first.
     """
     targets = _targets(model)
+    for file in settings.files:
+        open_network(Path(file), targets)
     prompts, seeds = prompt_lines(settings.prompts), seed_numbers(settings.seeds)
     wanted = [(prompt, seed) for prompt in prompts for seed in seeds]
     bare: dict[tuple[str, int], Image.Image] = {}
