@@ -19,7 +19,7 @@ WHOLE = Job(
     progress=Progress("Training", 100, 100),
     started_s=1000.0,
     finished_s=2000.0,
-    trained_s=200.0,
+    step_s=2.0,
 )
 
 
@@ -28,8 +28,13 @@ def test_the_time_is_that_of_the_last_training_like_it() -> None:
     assert from_history(SETTINGS, []) == ""
 
 
-def test_a_job_that_went_on_does_not_tell_how_long_its_steps_took() -> None:
-    second = replace(WHOLE, id=2, name="on", resume=True, trained_s=10.0)
-    assert (
-        from_history(SETTINGS, [WHOLE, second]) == "About 10 min of training, as fast as whole was."
-    )
+def test_one_without_steps_of_its_own_tells_no_time() -> None:
+    second = replace(WHOLE, id=2, name="on", resume=True, step_s=None)
+    assert "as fast as whole was" in from_history(SETTINGS, [WHOLE, second])
+
+
+def test_the_steps_of_every_pass_take_time() -> None:
+    pair = {"method": "difference", "checkpoint": "a", "original_image": "b", "target_image": "c"}
+    settings = parse({**pair, "steps": 30, "second_pass": {"steps": 270}})
+    job = replace(WHOLE, method="difference", settings=settings.as_dict())
+    assert from_history(settings, [job]).startswith("About 10 min ")

@@ -323,9 +323,9 @@ def test_a_file_of_an_older_version_gets_what_it_lacks(
         )
     store = JobStore(path)
     job = store.claim_next()
-    assert job is not None and (job.name, job.trained_s) == ("hat", None)
-    store.finish(job.id, JobState.DONE, trained_s=3.0)
-    assert JobStore(path).get(job.id).trained_s == 3.0
+    assert job is not None and (job.name, job.step_s) == ("hat", None)
+    store.finish(job.id, JobState.DONE, step_s=3.0)
+    assert JobStore(path).get(job.id).step_s == 3.0
 
 
 def test_a_newer_file_is_left_alone(store: JobStore) -> None:

@@ -368,7 +368,7 @@ def test_status_and_store_follow_the_events(store: JobStore) -> None:
     assert not worker.status.running
 
 
-def test_the_time_trained_is_that_of_the_steps_of_all_passes(store: JobStore) -> None:
+def test_the_time_of_a_step_is_the_mean_over_all_passes(store: JobStore) -> None:
     def run(job: Job, control: Control, sink: Sink) -> None:
         for step, elapsed_s in ((1, 1.0), (2, 2.0), (1, 0.5), (2, 3.0)):
             sink(replace(STEP, step=step, elapsed_s=elapsed_s))  # as the loop tells: no pauses
@@ -376,9 +376,9 @@ def test_the_time_trained_is_that_of_the_steps_of_all_passes(store: JobStore) ->
 
     (one,) = add(store, "one")
     work_off(store, run)
-    assert store.get(one).trained_s == 5.0
+    assert store.get(one).step_s == 5.0 / 4
     store.requeue(one, resume=True)
-    assert store.get(one).trained_s is None
+    assert store.get(one).step_s is None
 
 
 def test_a_listener_hears_the_job_and_cannot_hurt_it(

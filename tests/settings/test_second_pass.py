@@ -127,3 +127,13 @@ def test_concepts_that_cannot_be_changed(original: str, target: str, where: str)
 
 def test_one_target_serves_several_concepts() -> None:
     parse({"method": "ileco", "checkpoint": "c", "original_prompt": "red\ngreen"})
+
+
+@pytest.mark.parametrize(
+    ("values", "steps"),
+    [({}, [70, 30]), ({"copier_file": "a"}, [30]), ({"copier_only": True}, [70])],
+)
+def test_only_what_is_trained_is_a_pass(values: dict[str, object], steps: list[int]) -> None:
+    job = parse({**JOB, **values, "steps": 70, "second_pass": {"steps": 30}})
+    assert [one[TrainingSettings].steps for one in job.passes()] == steps
+    assert job.steps_of_all_passes == sum(steps)

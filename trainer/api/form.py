@@ -90,7 +90,7 @@ def measure(raw: Raw, host: Host) -> str:
 
     settings = parse(raw)
     cost = measure_step(settings, make_plan(settings, host), host)
-    total_s = cost.seconds_per_step * settings[TrainingSettings].steps
+    total_s = cost.seconds_per_step * settings.steps_of_all_passes
     parts = [f"{cost.seconds_per_step:.2f} s a step", f"{duration(total_s)} in all"]
     if cost.peak_mb is not None:
         parts.append(f"{cost.peak_mb / 1024:.1f} GB of memory at the peak")
@@ -106,7 +106,7 @@ def learning_rate(raw: Raw) -> list[tuple[int, float]]:
     """
     from ..optim.schedules import learning_rates
 
-    last = parse(raw).for_second_pass()
+    last = parse(raw).passes()[-1]
     steps = last[TrainingSettings].steps
     if steps > RATE_STEPS:
         what = f"{steps} are too many to show the learning rate of each"
@@ -120,14 +120,9 @@ def learning_rate(raw: Raw) -> list[tuple[int, float]]:
 def from_history(settings: JobSettings, jobs: Sequence[Job]) -> str:
     """How long it takes if it goes as fast as the last training like it; empty without one."""
     for job in reversed(jobs):
-        if job.state is not JobState.DONE or not (job.trained_s and job.progress.done):
-            continue
-        if job.resume:  # the time of a pass that it had behind it is not known
-            continue
         same = all(job.settings.get(n) == settings.as_dict().get(n) for n in MATTERS)
-        if same:
-            per_step_s = job.trained_s / job.progress.done
-            about = duration(per_step_s * settings[TrainingSettings].steps)
+        if same and job.state is JobState.DONE and job.step_s:
+            about = duration(job.step_s * settings.steps_of_all_passes)
             return f"About {about} of training, as fast as {job.name} was."
     return ""
 

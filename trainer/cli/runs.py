@@ -83,7 +83,7 @@ def check(options: argparse.Namespace) -> int:
         if cost.peak_mb is not None:
             what = "what lies on the GPU" if host.device.type == "cuda" else "the whole program"
             print(f"memory      {cost.peak_mb:,.0f} MB at the peak, measured: {what}")
-        total_s = cost.seconds_per_step * plan.steps
+        total_s = cost.seconds_per_step * settings.steps_of_all_passes
         print(f"time        {cost.seconds_per_step:.2f} s a step, {total_s / 60:.1f} min in all")
     return DONE
 

@@ -67,8 +67,8 @@ class Job:
     """Unix time, as the two below."""
     started_s: float | None = None
     finished_s: float | None = None
-    trained_s: float | None = None
-    """What its steps took, of all passes, without pauses; None: not known."""
+    step_s: float | None = None
+    """What a step took on average, of all passes, without pauses; None: not known."""
     files: tuple[Path, ...] = ()
     """What the job wrote, in order."""
     notes: tuple[str, ...] = ()

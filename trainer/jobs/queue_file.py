@@ -36,7 +36,7 @@ CREATE TABLE jobs (
     error TEXT NOT NULL DEFAULT ''
 )
 """
-_ADDED = {"trained_s": "REAL"}
+_ADDED = {"step_s": "REAL"}
 """Columns that files of older versions lack; those versions do without them."""
 
 

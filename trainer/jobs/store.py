@@ -135,7 +135,7 @@ class JobStore:
             ((last,),) = self._file.execute("SELECT MAX(position) FROM jobs")
             self._set(job_id, position=last + 1, state=JobState.QUEUED.value, resume=int(resume))
             self._set(job_id, phase="", done=0, total=0, loss=None, left_s=None)
-            self._set(job_id, started_s=None, finished_s=None, trained_s=None, error="")
+            self._set(job_id, started_s=None, finished_s=None, step_s=None, error="")
             return self.get(job_id)
 
     # ---------------------------------------------------------------- the worker's changes
@@ -169,12 +169,12 @@ class JobStore:
             self._set(job_id, files=_dump([str(file) for file in files]), notes=_dump(list(notes)))
 
     def finish(
-        self, job_id: int, state: JobState, error: str = "", trained_s: float | None = None
+        self, job_id: int, state: JobState, error: str = "", step_s: float | None = None
     ) -> None:
         """Ends a live job as `state`."""
         with self._file.transaction():
             self._get_in(job_id, LIVE, "start it first")
-            self._set(job_id, state=state.value, finished_s=time.time(), trained_s=trained_s)
+            self._set(job_id, state=state.value, finished_s=time.time(), step_s=step_s)
             self._set(job_id, error=as_unicode(error), left_s=None)
 
     def recover(self) -> list[Job]:
@@ -227,7 +227,7 @@ def _job(row: sqlite3.Row) -> Job:
         created_s=row["created_s"],
         started_s=row["started_s"],
         finished_s=row["finished_s"],
-        trained_s=row["trained_s"],
+        step_s=row["step_s"],
         files=tuple(Path(file) for file in json.loads(row["files"])),
         notes=tuple(json.loads(row["notes"])),
         error=row["error"],

@@ -205,7 +205,7 @@ class Worker:
         with self._guard:
             self._current = None
             current.write()
-            self._store.finish(job.id, state, error, current.trained_s)
+            self._store.finish(job.id, state, error, current.step_s)
         log.info("job %d %r: %s", job.id, job.name, state.value)
 
     # ---------------------------------------------------------------- inside
@@ -254,7 +254,8 @@ class _Current:
         self.step: StepDone | None = None
         self._store = store
         self._listener = listener
-        self._passes_s = 0.0  # what the passes before this one took
+        self._passes_s = 0.0  # what the steps of the passes before this one took
+        self._passes_steps = 0
         self._progress = Progress()
         self._files: list[Path] = list(job.files)
         self._notes: list[str] = list(job.notes)
@@ -263,9 +264,11 @@ class _Current:
         self._written_s = time.monotonic()
 
     @property
-    def trained_s(self) -> float | None:
-        """What the steps took, without pauses; None where there were none."""
-        return None if self.step is None else self._passes_s + self.step.elapsed_s
+    def step_s(self) -> float | None:
+        """What a step took on average, without pauses; None where there were none."""
+        if self.step is None:
+            return None
+        return (self._passes_s + self.step.elapsed_s) / (self._passes_steps + self.step.step)
 
     @property
     def cut_short(self) -> bool:
@@ -319,6 +322,7 @@ class _Current:
         elif isinstance(event, StepDone):
             if self.step is not None and event.step <= self.step.step:
                 self._passes_s += self.step.elapsed_s
+                self._passes_steps += self.step.step
             self.step = event
             self._progress = Progress(
                 self._progress.phase,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ..errors import BadInput, Problem
 from .checks import broken_rules
 from .fields import Parameter, declared, parameter
-from .groups import GROUPS
+from .groups import GROUPS, CopierSettings, TrainingSettings
 from .methods import METHODS
 from .migrate import SETTINGS_VERSION, VERSION_KEY, migrate
 from .values import (
@@ -112,6 +112,19 @@ class JobSettings:
     def for_second_pass(self) -> JobSettings:
         """The job as its second pass sees it; itself where nothing was set for that."""
         return JobSettings(self.method, {**self.values, **self.second})
+
+    def passes(self) -> tuple[JobSettings, ...]:
+        """The settings of each pass that is trained; the last one's network is the result."""
+        if not METHODS[self.method].uses(CopierSettings):
+            return (self,)
+        copier = self[CopierSettings]
+        first = () if copier.copier_file else (self,)
+        return first if copier.copier_only else (*first, self.for_second_pass())
+
+    @property
+    def steps_of_all_passes(self) -> int:
+        """The optimizer updates that the whole job makes."""
+        return sum(one[TrainingSettings].steps for one in self.passes())
 
     def replace(self, **values: object) -> JobSettings:
         """The same job with some values changed.

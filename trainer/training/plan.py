@@ -183,10 +183,7 @@ def check_lora(field: str, name: str, host: Host) -> None:
 
 def saved_pass(settings: JobSettings) -> JobSettings:
     """The settings of the pass whose network is the result."""
-    uses_copier = METHODS[settings.method].uses(CopierSettings)
-    if uses_copier and settings[CopierSettings].copier_only:
-        return settings
-    return settings.for_second_pass()
+    return settings.passes()[-1]
 
 
 def _steps_per_epoch(training: TrainingSettings, samples: tuple[View, ...]) -> float:
