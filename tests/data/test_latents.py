@@ -14,7 +14,7 @@ from trainer.data.batches import LatentDataset
 from trainer.data.folder import TrainingImage
 from trainer.data.latents import LatentsOnDisk, size_mb
 from trainer.data.tensor_store import TensorStore, prune
-from trainer.data.views import View
+from trainer.data.views import Shift, View
 from trainer.errors import BadInput
 
 COUNT = 300
@@ -69,6 +69,20 @@ def test_what_changed_is_encoded_again(samples, tmp_path) -> None:
     assert encoded([*samples, View(samples[0].image, (8, 16))], tmp_path)[1] == 1
     assert encoded([*samples, View(samples[0].image, (16, 16), True)], tmp_path)[1] == 1
     assert encoded(samples, tmp_path, "another vae")[1] == COUNT
+
+
+def test_a_picture_that_is_moved_has_latents_of_its_own(tmp_path) -> None:
+    path = tmp_path / "half.png"
+    picture = Image.new("RGB", (64, 64))
+    picture.paste((255, 255, 255), (0, 0, 64, 16))
+    picture.save(path)
+    image = TrainingImage(path, "", (64, 64))
+    moved = [View(image, (64, 64), shift=Shift(down=down)) for down in (0.0, 0.25, 0.5)]
+    on_disk, count = encoded(moved, tmp_path / "cache")
+    assert count == len(moved)
+    assert encoded(moved, tmp_path / "cache")[1] == 0
+    in_memory = LatentDataset(moved, Counting())
+    assert torch.equal(on_disk.batch([0, 1, 2]).latents, in_memory.batch([0, 1, 2]).latents)
 
 
 def test_a_damaged_file_costs_only_what_it_held(samples, tmp_path) -> None:

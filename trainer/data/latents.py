@@ -14,7 +14,7 @@ from .buckets import LATENT_CELL_PX
 from .tensor_store import TensorStore
 from .views import View
 
-VERSION = 1
+VERSION = 2
 """Of how pictures become pixels: to be raised whenever the same picture would give others."""
 _PART = "latents"
 
@@ -59,7 +59,7 @@ class LatentsInMemory:
 
 
 class LatentsOnDisk:
-    """Latents under keys of their picture's file, its frame and the encoder.
+    """Latents under keys of their picture's file, all of their view and the encoder.
 
     Args:
         store: where they lie.
@@ -95,7 +95,7 @@ class LatentsOnDisk:
     def _key(self, view: View) -> str:
         if view not in self._keys:
             facts = (VERSION, self._encoder, self._file(view.image.path))
-            text = repr((*facts, tuple(view.frame_px), view.mirrored))
+            text = repr((*facts, tuple(view.frame_px), view.mirrored, tuple(view.shift)))
             self._keys[view] = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
         return self._keys[view]
 
