@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from trainer.control import Control
 from trainer.events import Event
 from trainer.hosts.standalone import StandaloneHost
 from trainer.models.model import DiffusionModel
+from trainer.models.packing import STORAGES, PackedLinear
 from trainer.models.stored_text import fingerprint
 from trainer.networks import kohya
 from trainer.run import run_job
@@ -72,3 +74,15 @@ def test_a_fingerprint_tells_weights_apart() -> None:
     assert fingerprint([one]) == fingerprint([same])
     assert fingerprint([one]) != fingerprint([other])
     assert fingerprint([one]) != fingerprint([one.bfloat16()])
+
+
+@pytest.mark.parametrize("name", list(STORAGES))
+def test_a_fingerprint_tells_weights_in_8_bits_apart(name: str) -> None:
+    torch.manual_seed(0)
+    layer, other = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+    other.bias = layer.bias  # a LoRA that was worked into a checkpoint leaves the biases alone
+    one, same, merged = (
+        PackedLinear(linear, STORAGES[name], torch.float32) for linear in (layer, layer, other)
+    )
+    assert fingerprint([one]) == fingerprint([same])
+    assert fingerprint([one]) != fingerprint([merged])
