@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -86,8 +88,20 @@ def test_a_module_that_is_dropped_adds_nothing(model: Model) -> None:
     network = trained(model.network(dropout=Dropout(module=0.999999)))
     bare = model.noise_pred()
     network.draw_dropout("1")
+    for adapter in network.adapters.values():
+        adapter.mask = replace(adapter.mask, whole=True)  # also the one that stays
     with network:
         assert torch.equal(model.noise_pred(), bare)
+
+
+def test_one_module_at_least_stays_so_that_every_batch_has_a_gradient(model: Model) -> None:
+    network = trained(model.network(dropout=Dropout(module=0.999999)))
+    stays = set()
+    for seed in range(20):
+        network.draw_dropout(str(seed))
+        (kept,) = (n for n, adapter in network.adapters.items() if not adapter.mask.whole)
+        stays.add(kept)
+    assert len(stays) > 10, "not always the same"
 
 
 @pytest.mark.parametrize("kind", ["lierla", "loha_conv"])

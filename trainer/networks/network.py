@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar, cast
 
 import torch
@@ -137,15 +138,23 @@ class Network(nn.Module):
     def draw_dropout(self, seed: str) -> None:
         """Draw what is left out of the next batch, forward and backward; until `end_dropout`.
 
+        One adapter at least stays, because a batch without any has no gradient at all.
+
         Args:
             seed: everything that is drawn follows from it.
         """
         if not self.dropout:
             return
         drawn = random.Random(seed)
-        for target in self.targets:
+        masks = []
+        for _ in self.targets:
             whole = drawn.random() < self.dropout.module
-            self._adapter(target).mask = Mask(self.dropout, drawn.getrandbits(62), whole)
+            masks.append(Mask(self.dropout, drawn.getrandbits(62), whole))
+        if all(mask.whole for mask in masks):
+            kept = int(drawn.random() * len(masks))
+            masks[kept] = replace(masks[kept], whole=False)
+        for target, mask in zip(self.targets, masks, strict=True):
+            self._adapter(target).mask = mask
 
     def end_dropout(self) -> None:
         """Leave nothing out any more."""
