@@ -53,6 +53,21 @@ def test_erasing_with_guidance_is_the_formula_of_the_paper(
     assert changes == {"red": {"blue": 3.0, "pale": -2.0}}
 
 
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        {"original_prompt": "red\nblue", "target_prompt": "blue"},  # one of them is it already
+        {"original_prompt": "blue", "target_prompt": "red", "neutral_prompt": "red"},
+    ],
+)
+def test_factors_of_one_prompt_add_up_to_1(
+    session: Callable[..., Session], prompts: dict[str, str]
+) -> None:
+    """e(a) + g (e(a) - e(a)) is e(a)."""
+    changes, _ = tasks(session(concept_guidance=2, **prompts))
+    assert all(sum(label.values()) == 1 for label in changes.values())
+
+
 def test_contexts_are_changed_too(session: Callable[..., Session]) -> None:
     changes, held = tasks(session(contexts="a {} car\n\n{}, night"))
     assert changes == {

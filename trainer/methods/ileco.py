@@ -85,7 +85,9 @@ def tasks(session: Session) -> tuple[dict[str, Mix], tuple[str, ...]]:
             context.replace(PLACE, prompt).strip()
             for prompt in (original, targets[number % len(targets)], neutral or original)
         )
-        changes[before] = {after: 1 + push, away: -push} if push else {after: 1.0}
+        # Of what is not pushed away from anything else, the sum is the answer itself.
+        pushed = push and away != after
+        changes[before] = {after: 1 + push, away: -push} if pushed else {after: 1.0}
     preserved = session.prompts(concept.preserve_prompts)
     held = dict.fromkeys(("", *targets, *preserved)) if concept.preserve_share else {}
     return changes, tuple(prompt for prompt in held if prompt not in changes)
