@@ -90,6 +90,15 @@ def test_only_timesteps_of_the_range_are_kept_and_about_as_many_as_wanted() -> N
     assert len(timesteps) == 100
 
 
+def test_no_picture_is_drawn_further_than_the_lowest_timestep_of_the_range() -> None:
+    one = frozen()
+    questions = [Question("1", {"1": 1.0}, {"1": 1.0})] * 3
+    span, generator = (700, 1000), torch.Generator().manual_seed(0)
+    found = list(ask(one, questions, (1, 1), timesteps=span, steps=10, generator=generator))
+    assert sum(len(part) for part in found) == 9
+    assert one.passes == 9  # a tenth of the schedule each, and not the seven tenths below
+
+
 def test_memory_bounds_what_goes_through_the_model_at_once() -> None:
     sizes = []
     one = frozen()

@@ -199,8 +199,8 @@ def _on_their_way(
         inside = ((at >= timesteps[0]) & (at < timesteps[1])).tolist()
         labels = [one.label if kept else None for one, kept in zip(part, inside, strict=True)]
         kept = [index for index, one in enumerate(inside) if one]
-        if not kept and number == steps:
-            return
+        if not kept and (number == steps or bool((at < timesteps[0]).all())):
+            return  # from here on the noise only becomes less
         labelled, *guided = frozen.mixed(latents, at, labels, *([drawn] if number < steps else []))
         ahead += guided
         if kept:
