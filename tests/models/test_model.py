@@ -123,6 +123,25 @@ def test_parts_nobody_else_holds_are_set_aside_until_they_are_needed() -> None:
     assert moved == [CPU, torch.device("meta")]
 
 
+def test_full_precision_needs_no_autocast_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.1, which the webuis have on a Mac, refuses one for mps even when it is off."""
+    model = assemble_model(tiny_tensors(SD1), SD1, device=CPU)
+    before = torch.autocast
+
+    def of_torch_2_1(device_type: str, dtype: torch.dtype, enabled: bool = True) -> torch.autocast:
+        if device_type not in ("cpu", "cuda"):
+            raise RuntimeError(f"User specified an unsupported autocast device_type {device_type}")
+        return before(device_type, dtype, enabled)
+
+    monkeypatch.setattr(torch, "autocast", of_torch_2_1)
+    model.device = torch.device("mps")
+    with model.autocast():
+        pass
+    model.device = CPU
+    with torch.autocast("cpu", BF16), model.autocast():  # one that is on around it is switched off
+        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype is FP32
+
+
 def test_large_pictures_go_through_the_vae_one_by_one() -> None:
     model = assemble_model(tiny_tensors(SD1), SD1, device=CPU)
     assert [at_once(size) for size in ((512, 512), (1024, 1024), (2048, 2048), (512, 768))] == [

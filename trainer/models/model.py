@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -115,9 +116,12 @@ class DiffusionModel:
         """What the text encoder's output is taken by; None where the family fixes it."""
         return self.prompts.encoders[0].clip_skip if self.family.takes_clip_skip else None
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[object]:
         """The precision of the model's calculations, as a context."""
         half = self.compute_dtype is not torch.float32
+        if not half and self.device.type not in ("cpu", "cuda"):
+            # Before torch 2.5 others, such as mps, have no autocast, not even one that is off.
+            return nullcontext()
         dtype = self.compute_dtype if half else torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=half)
 
