@@ -74,6 +74,25 @@ def test_what_the_steps_do_not_need_is_set_aside_before_them_and_after_every_dra
     assert aside == [("AutoencoderKL",)]  # the text encoder is trained
 
 
+def test_weights_are_averaged_for_the_pictures_alone(
+    tiny_checkpoint: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a schedule-free optimizer: once is as much work as its whole step."""
+    schedulefree = pytest.importorskip("schedulefree")
+    averaged: list[int] = []
+    evaluate = schedulefree.AdamWScheduleFree.eval
+    monkeypatch.setattr(
+        schedulefree.AdamWScheduleFree, "eval", lambda self: (averaged.append(1), evaluate(self))
+    )
+    plain = {"blocks": "M00", "optimizer": "AdamWScheduleFree", "lr_scheduler": "constant"}
+    train(tiny_checkpoint, pictures, tmp_path / "without", **plain)
+    at_the_end = len(averaged)
+    assert at_the_end <= 2
+    drawn = {"sample_prompts": "a hat", "sample_every_steps": 3}
+    train(tiny_checkpoint, pictures, tmp_path / "with", **plain, **drawn)
+    assert len(averaged) == 2 * at_the_end + 3  # at the first step, after steps 3 and 5
+
+
 def test_a_new_run_removes_the_pictures_of_the_old_one(
     tiny_checkpoint: Path, pictures: Path, tmp_path: Path
 ) -> None:

@@ -37,10 +37,17 @@ class Sampler:
         self._prompts = [line.strip() for line in lines if line.strip()]
         self.folder = session.host.log_dir / FOLDER / session.settings[OutputSettings].name
 
+    def due(self, step: int, last: int) -> bool:
+        """See `Watch.due`; at the first step there may be old pictures to remove."""
+        return bool(self._prompts) and (step == 1 or self._draws_at(step, last))
+
+    def _draws_at(self, step: int, last: int) -> bool:
+        return step % self._settings.sample_every_steps == 0 or step == last
+
     def after_step(
         self, step: int, last: int, network: Network, helpers: Sequence[Network] = ()
     ) -> None:
-        """Draws when it is time; what fails is logged, and the training goes on.
+        """Draws what is due; what fails is logged, and the training goes on.
 
         Args:
             step: the step just made, from 1; at the first, pictures of an earlier run are removed.
@@ -48,13 +55,11 @@ class Sampler:
             network: what is trained; it is drawn with at its full strength.
             helpers: networks that are attached for the training only.
         """
-        if not self._prompts:
-            return
         try:
             if step == 1:
                 for old in self.folder.glob("*-*.png"):
                     old.unlink()
-            if step % self._settings.sample_every_steps == 0 or step == last:
+            if self._draws_at(step, last):
                 self._draw(step, network, helpers)
         except (OSError, RuntimeError) as error:
             log.warning("no sample pictures at step %d: %s", step, error)

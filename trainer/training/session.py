@@ -49,6 +49,9 @@ from .training_data import TrainingData
 class Watch(Protocol):
     """What looks at a network while it is trained, without changing it."""
 
+    def due(self, step: int, last: int) -> bool:
+        """Whether it looks after this step: the network is made ready for that."""
+
     def after_step(
         self, step: int, last: int, network: Network, helpers: Sequence[Network] = ()
     ) -> None:
@@ -98,7 +101,7 @@ class Session:
         self.recorder: Recorder | None = None
         """Saves states and begins at one; shared by the passes of a method."""
         self.watch: Watch | None = None
-        """Looks at the network whose file is the result, after every step."""
+        """Looks at the network whose file is the result, after the steps that it wants to see."""
         self.sink = sink
         if settings[OutputSettings].log_csv:
             log = CsvLog(host.log_dir / f"{settings[OutputSettings].name}.csv", goes_on=goes_on)
@@ -235,7 +238,7 @@ class Session:
             if step in saving.points:
                 loop.check_loss(self.sink)
                 save(self, network, saving.points[step], loop, data, final=False)
-            if watch is not None:
+            if watch is not None and watch.due(step, steps):
                 with loop.averaged():
                     watch.after_step(step, steps, network, helpers)
             if self.recorder is not None:  # last: what goes on from here has all of the above
