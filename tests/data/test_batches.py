@@ -271,3 +271,16 @@ def test_no_samples_are_refused() -> None:
 def test_ten_thousand_samples_are_cheap() -> None:
     order = BatchOrder([(512, 64 * (i % 8 + 4)) for i in range(10_000)], 4, seed=0)
     assert sum(len(batch) for batch in epoch(order)) == 10_000
+
+
+def test_what_comes_next_is_told_beyond_the_epoch() -> None:
+    order = BatchOrder([(8, 8)] * 5 + [(8, 16)] * 2, 2, seed=4)
+    for _ in range(3):
+        next(order)
+    place = order.place
+    ahead = order.upcoming(11)
+    assert order.place == place
+    for told in ahead:
+        batch = next(order)
+        assert told == (order.place, batch)
+    assert order.epoch == 3

@@ -19,7 +19,12 @@ from trainer.run import run_job
 from trainer.settings.groups import ModelSettings, PreserveSettings
 from trainer.settings.schema import parse
 from trainer.training.denoising import Denoising
-from trainer.training.encoding import caption_encoder, encode_images, prompt_encoder
+from trainer.training.encoding import (
+    CAPTIONS_AHEAD,
+    caption_encoder,
+    encode_images,
+    prompt_encoder,
+)
 from trainer.training.holding import held_batches, held_count, held_prompts, usual_frame
 from trainer.training.labels import Samples
 from trainer.training.loop import Outcome
@@ -117,13 +122,18 @@ def test_varied_captions_are_encoded_as_they_are_and_ahead(session) -> None:
         asked.append(len(prompts))
         return encode_prompts(prompts)
 
+    aside: list[tuple[object, ...]] = []
+    one.model.set_aside = lambda *parts: aside.append(parts)
     one.model.encode_prompts = count
     encode = caption_encoder(one, data)
-    for _ in range(2 * data.order.batches_per_epoch):
+    batches = CAPTIONS_AHEAD // 2 + 1  # of several epochs
+    for _ in range(batches):
         captions = data.next().captions
         told = encode(captions).context
         torch.testing.assert_close(told, encode_prompts(list(captions)).context)
-    assert len(asked) <= 4, "once an epoch and window, not once a batch"
+    assert 2 * data.order.batches_per_epoch < batches
+    assert sum(asked) <= CAPTIONS_AHEAD + 3, "and the first batch, and the empty prompt"
+    assert aside == [(one.model.vae, *one.model.text_encoders)], "once for all of them"
 
 
 def test_captions_are_read_as_prompts_on_request(session, jobs) -> None:

@@ -181,10 +181,16 @@ class BatchOrder(Iterator[tuple[int, ...]]):
         return self._epoch, self._position - 1
 
     def upcoming(self, count: int) -> list[tuple[tuple[int, int], tuple[int, ...]]]:
-        """The next batches with their places, at most to the end of the epoch; moves nothing."""
-        first = self._position
-        ahead = self._batches[first : first + count]
-        return [((self._epoch, first + number), batch) for number, batch in enumerate(ahead)]
+        """The next batches with their places, also those of epochs to come; moves nothing."""
+        epoch, number, batches = self._epoch, self._position, self._batches
+        ahead: list[tuple[tuple[int, int], tuple[int, ...]]] = []
+        while len(ahead) < count:
+            if number == len(batches):
+                epoch, number = epoch + 1, 0
+                batches = self.batches_of(epoch)
+            ahead.append(((epoch, number), batches[number]))
+            number += 1
+        return ahead
 
     def __next__(self) -> tuple[int, ...]:
         if self._position == len(self._batches):

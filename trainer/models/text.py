@@ -324,6 +324,7 @@ class EncodesAhead:
         new_cache: makes an empty cache.
         upcoming: the captions that come next.
         always: prompts that are asked for again and again.
+        encoded: is called when the encoders are not needed for a while.
     """
 
     def __init__(
@@ -331,8 +332,10 @@ class EncodesAhead:
         new_cache: Callable[[], ConditioningCache],
         upcoming: Callable[[], Sequence[str]],
         always: Sequence[str] = (),
+        encoded: Callable[[], None] = lambda: None,
     ) -> None:
         self._new_cache = new_cache
+        self._encoded = encoded
         self._upcoming = upcoming
         self._always = tuple(always)
         self._known: frozenset[str] = frozenset()
@@ -344,4 +347,5 @@ class EncodesAhead:
             wanted = (*self._always, *prompts, *self._upcoming())
             self._cache, self._known = self._new_cache(), frozenset(wanted)
             self._cache.prepare(wanted)
+            self._encoded()
         return self._cache(prompts)

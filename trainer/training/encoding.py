@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 VAE_BATCH_SIZE = 4
 CAPTIONS_AT_ONCE = 256
 """Captions between two looks at whether the user has stopped the job."""
-BATCHES_AHEAD = 32
-"""Varied captions of so many batches are encoded together."""
+CAPTIONS_AHEAD = 64
+"""So many varied captions, of the batches that come next, are encoded together."""
 
 
 def encode_images(session: Session) -> PictureData:
@@ -146,10 +146,12 @@ def caption_encoder(
         return prompt_encoder(session, (), webui_syntax=emphasis)
     if not data.variants.varies:
         return frozen_encoder(session, (*data.captions, *beside), webui_syntax=emphasis)
+    batches = max(1, CAPTIONS_AHEAD // session.settings[TrainingSettings].batch_size)
     return EncodesAhead(
         lambda: _conditioning_cache(session, webui_syntax=emphasis),
-        lambda: data.upcoming(BATCHES_AHEAD),
+        lambda: data.upcoming(batches),
         always=beside,
+        encoded=session.spare_memory,
     )
 
 
