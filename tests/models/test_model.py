@@ -123,6 +123,17 @@ def test_parts_nobody_else_holds_are_set_aside_until_they_are_needed() -> None:
     assert moved == [CPU, torch.device("meta")]
 
 
+def test_parts_that_lie_where_they_should_are_not_moved() -> None:
+    """A webui's device may be named without a number, and that of a tensor never is."""
+    model = assemble_model(tiny_tensors(SD1), SD1, device=torch.device("cpu", 0))
+    assert model.device == next(model.unet.parameters()).device
+    moved: list[torch.device] = []
+    (encoder,) = model.text_encoders
+    encoder.to = moved.append  # type: ignore[method-assign, assignment]
+    model.encode_prompts(["a cat"])
+    assert moved == []
+
+
 def test_full_precision_needs_no_autocast_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch 2.1, which the webuis have on a Mac, refuses one for mps even when it is off."""
     model = assemble_model(tiny_tensors(SD1), SD1, device=CPU)

@@ -249,6 +249,7 @@ def assemble_model(
     own += [one.model for one in encoders if place(one.model, device, dtype, storage)]
     copied = place(unet, device, dtype, storage)
     freeze_convolutions(unet, shared=shared and not copied)
+    device = unet.device  # with its number, as all tensors have it: "cuda" is not "cuda:0"
     if prediction_type is None:
         velocity = family.unmarked_velocity and predicts_velocity(unet)
         prediction_type = "v_prediction" if velocity else "epsilon"
