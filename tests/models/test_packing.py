@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import runpy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from tests.conftest import tiny_tensors
+from trainer.errors import BadInput
+from trainer.models import packing
 from trainer.models.families import SDXL
-from trainer.models.model import DiffusionModel, assemble_model
+from trainer.models.model import DiffusionModel, assemble_model, kept_in
 from trainer.models.packing import STORAGES, PackedConv2d, PackedLinear, pack, place, unpack
 from trainer.networks.targets import find_targets
 from trainer.settings.groups import BLOCKS
@@ -36,6 +40,17 @@ def test_a_weight_is_as_near_as_its_format_allows(name: str, shape: tuple[int, .
         unpack(packed, scale, torch.float32).flatten(1).gather(1, largest),
         weight.flatten(1).gather(1, largest),
     )
+
+
+def test_torch_of_the_first_webui_has_no_fp8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The webui 1.7 brings torch 2.0.1: everything else works there."""
+    monkeypatch.delattr(torch, "float8_e4m3fn")
+    storages = runpy.run_path(packing.__file__, run_name=packing.__name__)["STORAGES"]
+    assert list(storages) == ["int8"]
+    monkeypatch.setattr("trainer.models.model.STORAGES", storages)
+    assert kept_in("auto", torch.float16, torch.device("cuda")) is None
+    with pytest.raises(BadInput, match="which torch .* does not have"):
+        kept_in("fp8", torch.float16, CPU)
 
 
 def test_zeros_stay_zeros() -> None:

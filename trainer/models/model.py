@@ -60,9 +60,16 @@ def kept_in(precision: str, stored: torch.dtype, device: torch.device) -> Storag
     Args:
         precision: a name from `DTYPES` or `STORAGES`, or "auto".
         stored: the precision of the weights as they are.
+
+    Raises:
+        BadInput: this torch does not have the format.
     """
-    if precision == "auto" and device.type == "cuda" and stored is STORAGES["fp8"].dtype:
-        return STORAGES["fp8"]
+    fp8 = STORAGES.get("fp8")
+    if precision == "fp8" and fp8 is None:
+        what = f"is fp8, which torch {torch.__version__} does not have"
+        raise BadInput([Problem("base_precision", what, "choose int8, or torch 2.1 or newer")])
+    if precision == "auto" and device.type == "cuda" and fp8 is not None and stored is fp8.dtype:
+        return fp8
     return STORAGES.get(precision)
 
 

@@ -35,7 +35,12 @@ class Storage:
     """What a channel's largest weight becomes."""
 
 
-STORAGES = {"fp8": Storage(torch.float8_e4m3fn, 448.0), "int8": Storage(torch.int8, 127.0)}
+_FLOAT8 = getattr(torch, "float8_e4m3fn", None)
+"""torch has it from 2.1 on, and the webui 1.7 brings 2.0.1."""
+STORAGES = {
+    **({} if _FLOAT8 is None else {"fp8": Storage(_FLOAT8, 448.0)}),
+    "int8": Storage(torch.int8, 127.0),
+}
 """By the names that the settings use."""
 
 

@@ -86,11 +86,12 @@ def peak_mb(
     share = found.unet_weights / costs.unet_weights if found.unet_weights else 1.0
     computed = compute_dtype(model.base_precision, torch.float16, _device())
     half = computed is not torch.float32
-    a_weight = 1 if model.base_precision in STORAGES else computed.itemsize
+    a_number = torch.empty(0, dtype=computed).element_size()
+    a_weight = 1 if model.base_precision in STORAGES else a_number
     with_text = BASE in network.blocks
     weights = (costs.unet_weights + with_text * costs.text_weights) * share * a_weight
     if _device().type == "cpu" and computed is torch.bfloat16 and reordering_pays():
-        weights += costs.convolution_weights * share * computed.itemsize
+        weights += costs.convolution_weights * share * a_number
     per_rank = costs.unet_weights_a_rank + with_text * costs.text_weights_a_rank
     # What a layer keeps, and what a rank holds, grows with its width, its weights with the square.
     narrow = math.sqrt(share)
