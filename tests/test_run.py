@@ -194,6 +194,7 @@ def test_states_that_cannot_be_read_are_not_cleared(host, pictures) -> None:
     [
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.01 GB, max allowed: 9.07 GB)"),
         MemoryError(),
     ],
 )

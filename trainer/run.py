@@ -29,8 +29,8 @@ from .training.session import Session
 from .training.state import Beginning, Recorder, State, StateFolder
 from .training.unfinished import belongs, owner_of, state_folder
 
-CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
-"""torch names this in its error when the main memory is full."""
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory")
+"""torch names these in its errors when the main memory is full, or that of a Mac's GPU."""
 
 
 class OutOfMemory(TrainyardError):
@@ -196,7 +196,7 @@ def _run(
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(out_of_memory(settings, error)) from None
     except RuntimeError as error:
-        if CPU_OUT_OF_MEMORY not in str(error):
+        if not any(mark in str(error) for mark in OUT_OF_MEMORY):
             raise
         raise OutOfMemory(out_of_memory(settings, error)) from None
 
