@@ -116,6 +116,19 @@ def test_float16_scales_the_loss_and_trains():
     assert 0 < weight.item() < 1
 
 
+def test_what_began_in_float32_goes_on_in_float16():
+    def loop(dtype: torch.dtype) -> Loop:
+        weight = torch.nn.Parameter(torch.zeros(1))
+        groups = [ParameterGroup("unet", (weight,), 0.1)]
+        settings = OptimizerSettings(lr_scheduler="constant")
+        return Loop(groups, TrainingSettings(steps=3), settings, compute_dtype=dtype)
+
+    first, second = loop(torch.float32), loop(torch.float16)
+    first.update(lambda: (first.parameters[0] - 1).square().sum())
+    second.restore(*first.state())
+    assert second.step == 1
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """Seconds that only pass where a test adds to them."""

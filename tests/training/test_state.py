@@ -17,7 +17,16 @@ from trainer.events import ignore
 from trainer.optim.optimizers import ParameterGroup
 from trainer.settings.groups import OptimizerSettings, TrainingSettings
 from trainer.training.loop import Loop
-from trainer.training.state import HEADER, Beginning, Part, Recorder, State, StateError, StateFolder
+from trainer.training.state import (
+    HEADER,
+    RANDOM,
+    Beginning,
+    Part,
+    Recorder,
+    State,
+    StateError,
+    StateFolder,
+)
 
 SETTINGS: dict[str, object] = {"rank": 4, "name": "hat", "steps": 12}
 STEPS = 12
@@ -83,6 +92,21 @@ def test_going_on_equals_never_having_stopped(tmp_path: Path) -> None:
     assert second.loop.smoothed_loss == whole.loop.smoothed_loss
     for ours, wanted in zip(second.network.parameters(), whole.network.parameters(), strict=True):
         assert torch.equal(ours, wanted)
+
+
+def test_a_job_goes_on_on_another_kind_of_device(tmp_path: Path) -> None:
+    """The state of a GPU's random numbers is 16 bytes."""
+    folder = StateFolder(tmp_path)
+    first, notes = Run(), recorder(folder)
+    notes.enter(first.part)
+    first.train(notes, until=5)
+    saved = folder.newest()
+    assert saved is not None
+    saved.tensors[RANDOM] = torch.zeros(16, dtype=torch.uint8)
+    second = Run()
+    assert not recorder(folder, saved).enter(second.part)
+    assert second.loop.step == 5
+    assert second.order.state() == first.order.state()
 
 
 def test_the_file_holds_tensors_and_json_alone(tmp_path: Path) -> None:

@@ -221,7 +221,8 @@ class Loop:
         groups = values["optimizer"]["param_groups"]
         self.optimizer.load_state_dict({"state": held, "param_groups": groups})
         self.schedule.load_state_dict(values["schedule"])
-        self.scaler.load_state_dict(values["scaler"])
+        if values["scaler"]:  # empty where losses were not scaled, as on a CPU
+            self.scaler.load_state_dict(values["scaler"])
         self.step = values["step"]
         loss = values["smoothed_loss"]
         self.smoothed_loss = math.nan if loss is None else loss

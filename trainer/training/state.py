@@ -219,7 +219,9 @@ class Recorder:
             part.loop.restore(_below(saved.tensors, OPTIMIZER), saved.values)
         except (RuntimeError, ValueError, KeyError) as error:
             raise StateError(f"the saved state does not fit this job: {error}") from error
-        part.generator.set_state(saved.tensors[RANDOM])
+        # One of a GPU fits no CPU, nor the reverse; a batch's seed follows from its number anyway.
+        with contextlib.suppress(RuntimeError):
+            part.generator.set_state(saved.tensors[RANDOM])
         if part.order is not None and saved.values.get("order") is not None:
             part.order.restore(saved.values["order"])
         return False
