@@ -18,6 +18,7 @@ from .buckets import LATENT_CELL_PX
 from .folder import TrainingImage
 from .images import is_picture, read_picture, read_size
 from .parallel import map_in_order
+from .transfer import to_device
 from .views import View, cut, load_alpha
 
 SAME_RATIO = 0.01
@@ -139,7 +140,7 @@ def batch_of_masks(
         return None
     whole = torch.full((1, *like.shape[2:]), 255, dtype=torch.uint8)
     cells = torch.stack([whole if mask is None else mask for mask in masks])
-    share = cells.to(like.device).float() / 255
+    share = to_device(cells, like.device).float() / 255
     return settings.mask_floor + (1 - settings.mask_floor) * share
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..data.transfer import to_device
 from .text import CHUNK_TOKENS, Conditioning, Embedding, Insert, PromptEncoder, filled_up
 
 STEP = 1.1
@@ -229,7 +230,7 @@ class WeightedEncoder:
         plain = all(weight == 1 for row in weights for weight in row)
 
         def weighed(states: torch.Tensor) -> torch.Tensor:
-            factors = torch.tensor(weights, device=states.device).to(states.dtype)[..., None]
+            factors = to_device(torch.tensor(weights), states.device).to(states.dtype)[..., None]
             product = states * factors
             if self.style.emphasis == NO_NORM:
                 return product

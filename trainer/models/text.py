@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ..data.transfer import to_device
 from ..data.views import Framing
 from .families import TextEncoderRow
 
@@ -71,7 +72,7 @@ class Conditioning:
         whole = Framing((height, width), (0, 0), (height, width))
         framings = self.framings or (whole,) * len(self)
         sizes = [[side for pair in framing for side in pair] for framing in framings]
-        return torch.tensor(sizes, dtype=torch.float32, device=self.context.device)
+        return to_device(torch.tensor(sizes, dtype=torch.float32), self.context.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +203,7 @@ class PromptEncoder:
             ids = [encoder.ids(window, self.tokenizer) for window in flat]
             vectors = [(w, p, one.vectors[number][row]) for w, p, one, row in inserts]
             with inserted(encoder.model, vectors):
-                states, whole = encoder(torch.tensor(ids, device=encoder.model.device))
+                states, whole = encoder(to_device(torch.tensor(ids), encoder.model.device))
             parts.append(states if reshape is None else reshape(states))
             if whole is not None:
                 pooled = whole[:: len(filled[0])]

@@ -10,6 +10,7 @@ import torch
 
 from ..data.batches import BatchOrder
 from ..data.buckets import LATENT_CELL_PX
+from ..data.transfer import to_device
 from ..data.views import Framing
 from ..diffusion.timesteps import sample_timesteps
 from ..diffusion.trajectory import trajectory
@@ -49,7 +50,7 @@ class Samples:
 
     def take(self, indices: Sequence[int]) -> Samples:
         """Some of them, in this order."""
-        chosen = torch.tensor(indices, device=self.latents.device)
+        chosen = to_device(torch.tensor(indices), self.latents.device)
         return Samples(
             self.latents[chosen],
             self.timesteps[chosen],

@@ -9,6 +9,7 @@ import torch
 
 from ..data.batches import BatchOrder, LatentDataset
 from ..data.masks import batch_of_masks
+from ..data.transfer import to_device
 from ..data.variants import CaptionVariants
 from ..data.views import Framing
 from ..settings.groups import PictureMaskSettings
@@ -73,7 +74,7 @@ class PictureData(TrainingData):
         weights = None
         if self.prior_loss_weight != 1 and any(batch.regularises):
             each = [self.prior_loss_weight if kept else 1.0 for kept in batch.regularises]
-            weights = torch.tensor(each, device=batch.latents.device)
+            weights = to_device(torch.tensor(each), batch.latents.device)
         masks = [self.masks[index] for index in batch.indices]
         return PictureBatch(
             batch.latents,
@@ -162,6 +163,6 @@ class PairData(TrainingData):
             before.latents,
             after.latents,
             before.captions,
-            torch.stack(masks).to(before.latents.device) if masks else None,
+            to_device(torch.stack(masks), before.latents.device) if masks else None,
             before.framings,
         )
