@@ -176,6 +176,17 @@ def test_forge_breaks_lines_at_commas_whatever_its_setting_says(forge: Forge) ->
         assert model.style.comma_reach == (3 if isinstance(forge, ReForge) else 20)
 
 
+def test_clip_skip_counts_beyond_a_familys_own_layer(forge: Forge) -> None:
+    """Forge counts from its own last layer: SD2's text encoder has one less there."""
+    forge.draw()
+    sd2 = 2 if isinstance(forge, ReForge) else 3
+    for skip, expected in ((1, {"sd2": 1, "sdxl": 2}), (3, {"sd2": sd2, "sdxl": 3})):
+        WEBUI.modules["shared"].opts.CLIP_stop_at_last_layers = skip
+        with WebuiHost().borrow(settings(forge)) as model:
+            layers = {row.layer for row in model.family.text_encoders}
+        assert layers == {expected.get(model.family.name)}
+
+
 def test_a_new_file_of_the_same_name_is_read_again(sd1: Forge, tmp_path: Path) -> None:
     file = tmp_path / "hat.safetensors"
     file.write_bytes(b"old")

@@ -139,7 +139,15 @@ class ForgeLender:
         return int(shared.opts.CLIP_stop_at_last_layers)
 
     def skipping(self, family: Family) -> Family:
-        return family
+        """See `Lender.skipping`; CLIP skip counts where it goes beyond the family's own layer."""
+        skip = self.clip_skip()
+        rows = (
+            row
+            if row.layer is None
+            else dataclasses.replace(row, layer=max(row.layer, skip - row.last_layers_unused))
+            for row in family.text_encoders
+        )
+        return dataclasses.replace(family, text_encoders=tuple(rows))
 
     def prompt_style(self, live: Any, family: Family) -> PromptStyle:
         """See `Lender.prompt_style`; every text encoder's engine knows the same embeddings.
