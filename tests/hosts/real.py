@@ -100,9 +100,11 @@ class RealWebui:
         file = self.data / f"models/Stable-diffusion/{family.name}.safetensors"
         unet, vae, encoders = tiny_modules(family=family.name)
         write_checkpoint(file, ldm_tensors(unet, vae, encoders, family, torch.float32))
-        text_folder = (self.data / f"{family.name}_text_encoder").resolve()
+        text_folder = file.with_name(f"{family.name}_text_encoder").resolve()
         write_vocabulary(text_folder)
-        encoders[0].config.to_json_file(text_folder / "config.json", use_diff=False)
+        for number, encoder in enumerate(encoders):
+            name = f"config_{number}.json" if number else "config.json"
+            encoder.config.to_json_file(text_folder / name, use_diff=False)
         yaml = (PROBE / f"{family.name}.yaml").read_text("utf-8")
         yaml = yaml.replace(TEXT_FOLDER_MARK, text_folder.as_posix())
         file.with_suffix(".yaml").write_text(yaml, "utf-8")

@@ -1,7 +1,8 @@
 """A real webui that has loaded a Stable Diffusion 2 or XL checkpoint; `real.py` says what it needs.
 
 The checkpoints are tiny, with random weights; the yaml files beside them make the webui build its
-own objects for them: ldm's with an OpenCLIP text encoder, and sgm's with two.
+own objects for them: ldm's with an OpenCLIP text encoder, and sgm's with two.  Forge and reForge
+are told the sizes by `probe/scripts/small.py`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def family(webui: RealWebui, request: pytest.FixtureRequest) -> str:
     """The short name of the family whose checkpoint is loaded now."""
     webui.options(sd_model_checkpoint=f"{request.param.name}.safetensors")
     webui.picture()
+    webui.ask("sdapi/v1/refresh-embeddings", {})  # reForge looks only then which fit it
     assert webui.ask("probe")["checkpoint"] == f"{request.param.name}.safetensors"
     return str(request.param.name)
 

@@ -79,7 +79,19 @@ def conditioning(prompt: str) -> dict:
 
 def networks() -> dict:
     """How many layers of each LoRA of the last picture the webui has found a place for."""
-    return {one.name: len(one.modules) for one in sys.modules["networks"].loaded_networks}
+    live = sd_models.model_data.sd_model
+    loaded = sys.modules["networks"].loaded_networks
+    parts = getattr(live, "forge_objects_after_applying_lora", None)
+    if parts is None:
+        return {one.name: len(one.modules) for one in loaded}
+    places = sum(len(_patched(one)) for one in (parts.unet, parts.clip.patcher))
+    return {one.name: places for one in loaded}  # there is one at most
+
+
+def _patched(patcher: object) -> list:
+    """The weights of a part of Forge's or reForge's model that something is worked into."""
+    patches = getattr(patcher, "lora_patches", {"": getattr(patcher, "patches", {})})
+    return [weight for places in patches.values() for weight in places]
 
 
 def stop_in(place: str, save: bool) -> dict:
