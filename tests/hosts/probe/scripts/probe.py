@@ -127,7 +127,7 @@ def changed() -> dict:
     """What the webui has done to the live model by its settings."""
     model = sd_models.model_data.sd_model
     return {
-        "in_8_bits": sum(p.element_size() == 1 for p in model.parameters()),
+        "in_8_bits": sum(p.element_size() == 1 for p in whole(model).parameters()),
         "hypernetworks": len(getattr(shared, "loaded_hypernetworks", ())),
         "tokens_merged": getattr(model, "applied_token_merged_ratio", 0),
     }
