@@ -474,6 +474,31 @@ def test_prompts_are_counted_and_pairs_are_shown(form: Page, photos: Path) -> No
     assert "sizes differ" in form.text("data")
 
 
+DOTS = """
+    const edge = document.getElementById('trainyard_plan').getBoundingClientRect().left;
+    const dot = (fact, side) => getComputedStyle(fact, side).content !== 'none';
+    let line = null;
+    return [...document.querySelectorAll('#trainyard_plan .trainyard_facts li')].filter((fact) => {
+        const text = document.createRange(), first = line !== fact.offsetTop;
+        text.selectNodeContents(fact);
+        line = fact.offsetTop;
+        const left = Math.min(...[...text.getClientRects()].map((box) => box.left));
+        const begin = fact.getBoundingClientRect().left, room = getComputedStyle(fact).paddingLeft;
+        const off = Math.abs(begin + parseFloat(room) - edge);
+        return dot(fact, '::after') || left < edge - 1 || first && off > 1;
+    }).map((fact) => fact.innerText);
+"""
+"""Facts of the plan with a dot behind them, cut off, or not at the edge where they begin a line."""
+
+
+def test_dots_stand_only_between_two_facts_of_a_line(form: Page) -> None:
+    form.until("document.querySelectorAll('#trainyard_plan .trainyard_facts li').length > 3", 120)
+    for width in (420, 1400):
+        form.driver.set_window_size(width, 1100)
+        time.sleep(0.6)
+        assert form.script(DOTS) == [], f"at {width} px"
+
+
 def test_no_width_cuts_anything_off(form: Page) -> None:
     for width in (390, 900, 1400, 1920):
         form.driver.execute_cdp_cmd(
