@@ -147,6 +147,26 @@ def test_attached_it_trains_and_detached_it_leaves_no_trace(pair: tuple[Model, N
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
+def test_a_new_network_in_bf16_changes_nothing_and_all_of_it_learns(kind: str) -> None:
+    model = small_model("sd1")
+    bare = model.noise_pred()
+    network = model.network(kind, dtype=torch.bfloat16)
+    with network:
+        assert torch.equal(model.noise_pred(), bare)
+        before = {name: weight.clone() for name, weight in network.named_parameters()}
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0)
+        for _ in range(2):  # at the first, half of a network has no gradient
+            network.zero_grad()
+            model.noise_pred(requires_grad=True).square().mean().backward()
+            optimizer.step()
+    moved: dict[str, bool] = {}
+    for path, weight in network.named_parameters():
+        name = path.rpartition(".")[2]
+        moved[name] = moved.get(name, False) or not torch.equal(weight, before[path])
+    assert all(moved.values()), moved
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
 def test_gradients_equal_those_of_the_formula(kind: str) -> None:
     """Autograd through delta W written out, by torch.func, against the adapters' own path."""
     model = small_model("sd1")

@@ -46,7 +46,10 @@ class Adapter(nn.Module, ABC):
     fast: ClassVar[tuple[str, ...]]
     """Names of the tensors that start at zero, which LoRA+ gives a higher learning rate."""
     unbounded: ClassVar[tuple[str, ...]] = ()
-    """Names of the tensors that delta W is no product of."""
+    """Names of the tensors that delta W is no product of; they are kept in fp32.
+
+    Beside their size a step of learning is nothing in bf16.
+    """
 
     def __init__(self, rank: int, alpha: float, *, scaled: bool = True) -> None:
         """Keep rank and alpha; what is not `scaled` by alpha / rank counts as it is."""
@@ -58,6 +61,14 @@ class Adapter(nn.Module, ABC):
         self.multiplier = 1.0
         self.mask: Mask | None = None
         """What is left out of the batch that is being trained on."""
+
+    def placed(self, device: torch.device | str, dtype: torch.dtype) -> Adapter:
+        """This adapter on a device, in a dtype but for what is `unbounded`."""
+        exact = {name: self.weights()[name].data.to(device) for name in self.unbounded}
+        self.to(device, dtype)
+        for name, value in exact.items():
+            self.weights()[name].data = value
+        return self
 
     @property
     def factor(self) -> float:

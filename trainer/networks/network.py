@@ -64,7 +64,7 @@ class Network(nn.Module):
             layer = target.module
             size = sizes.of(target.block, convolution=convolves(layer))
             adapter = self.kind.build(layer, size, generator)
-            self.adapters[target.name] = adapter.to(device or layer.weight.device, dtype)
+            self.adapters[target.name] = adapter.placed(device or layer.weight.device, dtype)
         if len(self.adapters) != len(self.targets):
             raise ValueError("two targets have the same name")
         self.dropout = dropout
@@ -264,7 +264,7 @@ class Network(nn.Module):
             return
         like = next(iter(own.values()))
         found.requires_grad_(like.requires_grad)
-        self.adapters[target.name] = found.to(like.device, like.dtype)
+        self.adapters[target.name] = found.placed(like.device, like.dtype)
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
