@@ -35,6 +35,17 @@ def test_the_second_pass_has_its_own_settings_and_its_network_is_saved(run: Run)
     assert totals == [3, 3, 3, 2, 2]
 
 
+def test_the_second_network_begins_with_weights_of_its_own(run: Run) -> None:
+    """Else it could only turn the copier's own ranks, of the same size."""
+    file, _, _ = run("difference", save_copier=True, learning_rate=1e-9)  # stays as it began
+    tensors, copier = (
+        kohya.load(one)[0] for one in (file, file.with_name("difference-copier.safetensors"))
+    )
+    for name, tensor in tensors.items():
+        if "lora_down" in name:
+            assert (tensor - copier[name]).abs().mean() > 0.1 * tensor.abs().mean()
+
+
 def test_a_saved_copier_can_be_used_instead_of_training_one(run: Run) -> None:
     whole, _, events = run("difference", save_copier=True, name="whole")
     copier = whole.with_name("whole-copier.safetensors")

@@ -95,7 +95,8 @@ class Session:
             model,
             lambda text: self.sink(Notice(text)),
         )
-        self.networks_made = 0
+        self._networks = itertools.count()
+        """Numbers of the networks made; shared with `second_pass`, so that no two begin alike."""
         self.passes: list[str] = []
         """Titles of the passes begun; shared with `second_pass`."""
         self.recorder: Recorder | None = None
@@ -149,9 +150,8 @@ class Session:
             model.text_encoders if self.trains_text_encoder else [],
             family=model.family.name,
             device=model.device,
-            generator=torch.Generator().manual_seed(self.seed + self.networks_made),
+            generator=torch.Generator().manual_seed(self.seed + next(self._networks)),
         )
-        self.networks_made += 1
         source = wanted.resume_from if file is None else file
         if source:
             path = kohya.find(source, self.host.output_dir)
