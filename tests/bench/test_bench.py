@@ -91,7 +91,8 @@ def test_the_rivals_have_torchs_own_convolutions(model):
     latents, told = torch.randn(1, 4, 8, 8), model.encode_prompts([""])
     with torch.no_grad():
         found, expected = (unet(latents, 500, told.context)[0] for unet in (plain, own))
-    torch.testing.assert_close(found, expected)
+    # by the order in which a processor adds up, which its layout of the weights decides
+    assert (found - expected).norm() < 1e-4 * expected.norm()
 
 
 def test_checkpointing_is_compared_with_a_plain_step_where_activations_count(
