@@ -44,10 +44,9 @@ class ModelSettings:
         " own. auto: on an NVIDIA or AMD GPU the precision in which the weights lie there already,"
         " so that nothing is copied, elsewhere fp32. fp32 is exact; bf16 (RTX 30 and newer) and"
         " fp16 halve the memory and are faster on a GPU; a CPU with AVX512-BF16 takes about"
-        " half as long in bf16, at a little less memory than in fp32. fp8 and int8 keep the"
+        " half as long in bf16 as in fp32, with 15 to 50 % less memory. fp8 and int8 keep the"
         " weights in 8 bits and compute in bf16 or fp16: half the memory again, slower, a little"
-        " less exact; in a"
-        " webui they are a copy beside its own weights, so that auto takes less.",
+        " less exact; in a webui they are a copy beside its own weights, so that auto takes less.",
         aliases=("train_model_precision", "mixed_precision"),
     )
     vae_precision: str = parameter(
