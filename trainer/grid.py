@@ -25,12 +25,11 @@ from .models.model import DiffusionModel
 from .networks import kohya
 from .networks.network import Network
 from .networks.opening import open_network
-from .networks.targets import Target, find_targets
+from .networks.targets import every_target
 from .paths import as_unicode, is_there
 from .run import OutOfMemory
 from .settings.checks import prompt_lines
 from .settings.grid import GridSettings, numbers, pictures, seed_numbers
-from .settings.groups import BLOCKS
 from .settings.names import GRID_FOLDER, GRID_SUFFIX
 from .training.plan import check_lora, check_writable, free_name
 
@@ -129,7 +128,7 @@ def _cells(
     One at a time, so that it needs no more memory than drawing in the webui; the bare checkpoint
     is drawn once for all files.  A file that is not for this model is found before the first.
     """
-    targets = _targets(model)
+    targets = every_target(model.unet, model.text_encoders, model.family.name)
     for file in settings.files:
         open_network(Path(file), targets)
     prompts, seeds = prompt_lines(settings.prompts), seed_numbers(settings.seeds)
@@ -168,17 +167,6 @@ def _draw(
             guidance_scale=settings.guidance,
         )
     return picture
-
-
-def _targets(model: DiffusionModel) -> list[Target]:
-    """Every layer that any file may hold."""
-    return find_targets(
-        model.unet,
-        model.text_encoders,
-        family=model.family.name,
-        blocks=BLOCKS,
-        convolutions=True,
-    )
 
 
 def _blocks(settings: GridSettings, drawn: dict[Cell, Image.Image]) -> list[Block]:

@@ -13,6 +13,8 @@ from . import __version__
 from .atomic import write_bytes
 from .errors import BadInput
 from .evaluate.draw import draw_pictures
+from .networks.opening import open_network
+from .networks.targets import every_target
 from .settings.files import read_object, write_object
 from .settings.groups import OutputSettings, SizeSettings
 from .settings.methods import METHODS
@@ -69,11 +71,13 @@ def draw_preview(session: Session, file: Path) -> Image.Image:
     lines = str(values.get("original_prompt", "")).splitlines()
     captions = [image.caption for image in session.plan.images]
     prompt = next(iter([*captions, *lines, str(values.get("trigger_word", ""))]))
-    network = session.new_network(str(file))
+    model = session.model
+    targets = every_target(model.unet, model.text_encoders, model.family.name)
+    network = open_network(file, targets).to(model.device)
     size_px = session.settings[SizeSettings].image_size_px
     with network:
         return draw_pictures(
-            session.model,
+            model,
             [prompt],
             [session.seed],
             size_px=size_px,

@@ -35,6 +35,13 @@ def test_the_second_pass_has_its_own_settings_and_its_network_is_saved(run: Run)
     assert totals == [3, 3, 3, 2, 2]
 
 
+def test_a_preview_shows_what_only_the_second_pass_trains(run: Run) -> None:
+    second = {"network": "loha", "blocks": "BASE"}
+    file, _, _ = run("difference", blocks="M00", second_pass=second, save_preview=True)
+    assert all(name.startswith("lora_te") for name in kohya.load(file)[0])
+    assert file.with_suffix(".png").is_file()
+
+
 def test_the_second_network_begins_with_weights_of_its_own(run: Run) -> None:
     """Else it could only turn the copier's own ranks, of the same size."""
     file, _, _ = run("difference", save_copier=True, learning_rate=1e-9)  # stays as it began

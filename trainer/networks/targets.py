@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..errors import BadInput, Problem
+from ..settings.groups.network import BLOCKS
 from .naming import (
     BASE,
     LDM_STYLE_FAMILIES,
@@ -84,6 +85,11 @@ def find_targets(
         cure = "choose blocks with attention (for example IN01, IN02, M00, OUT03), or element Full"
         raise BadInput([Problem("blocks", what, cure)])
     return targets
+
+
+def every_target(unet: nn.Module, text_encoders: Sequence[nn.Module], family: str) -> list[Target]:
+    """Every layer that any file may hold."""
+    return find_targets(unet, text_encoders, family=family, blocks=BLOCKS, convolutions=True)
 
 
 def _text_encoder_targets(text_encoders: Sequence[nn.Module], family: str) -> Iterator[Target]:
