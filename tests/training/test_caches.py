@@ -1,4 +1,4 @@
-"""A job whose pictures and captions lie on disk: a second one encodes nothing."""
+"""A job whose pictures and captions lie on disk: found again, and encoded again where lost."""
 
 from __future__ import annotations
 
@@ -8,14 +8,35 @@ import pytest
 import torch
 
 from trainer.control import Control
-from trainer.events import Event
+from trainer.data.tensor_store import prune
+from trainer.events import Event, Notice, PhaseStarted, StepDone
 from trainer.hosts.standalone import StandaloneHost
 from trainer.models.model import DiffusionModel
 from trainer.models.packing import STORAGES, PackedLinear
 from trainer.models.stored_text import fingerprint
 from trainer.networks import kohya
 from trainer.run import run_job
-from trainer.settings.schema import parse
+from trainer.settings.schema import JobSettings, parse
+
+
+def small_job(pictures: Path, name: str, **values: object) -> JobSettings:
+    """A training of a few steps, the same at each name."""
+    return parse(
+        {
+            "method": "lora",
+            "checkpoint": "tiny",
+            "images": str(pictures),
+            "image_size_px": 64,
+            "bucket_step_px": 0,
+            "rank": 2,
+            "blocks": "IN01",
+            "seed": 7,
+            "name": name,
+            "save_preview": False,
+            "save_precision": "fp32",
+            **values,
+        }
+    )
 
 
 def test_a_second_job_encodes_nothing(
@@ -33,23 +54,7 @@ def test_a_second_job_encodes_nothing(
 
     def train(name: str, cache_memory_mb: int) -> dict[str, torch.Tensor]:
         asked.update(dict.fromkeys(asked, 0))
-        settings = parse(
-            {
-                "method": "lora",
-                "checkpoint": "tiny",
-                "images": str(pictures),
-                "image_size_px": 64,
-                "bucket_step_px": 0,
-                "steps": 2,
-                "rank": 2,
-                "blocks": "IN01",
-                "seed": 7,
-                "name": name,
-                "save_preview": False,
-                "save_precision": "fp32",
-                "cache_memory_mb": cache_memory_mb,
-            }
-        )
+        settings = small_job(pictures, name, steps=2, cache_memory_mb=cache_memory_mb)
         host = StandaloneHost(tiny_checkpoint.parent, tmp_path / "out", "cpu")
         events: list[Event] = []
         run_job(settings, host, control=Control(), sink=events.append)
@@ -62,6 +67,38 @@ def test_a_second_job_encodes_nothing(
         found = train(name, 0)
         assert tuple(asked.values()) == encoded
         assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_what_another_training_has_removed_is_encoded_again(
+    tiny_checkpoint: Path, pictures: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    notices: list[str] = []
+
+    def train(name: str, *, lose: bool) -> list[float]:
+        losses: list[float] = []
+        where = {"cache_memory_mb": 0, "cache_folder": str(cache)}
+        settings = small_job(pictures, name, steps=4, **where)
+
+        def hear(event: Event) -> None:
+            if isinstance(event, Notice):
+                notices.append(event.text)
+            if isinstance(event, StepDone):
+                losses.append(event.loss)
+            if lose and isinstance(event, PhaseStarted) and event.title == "Training":
+                prune(cache, 0, frozenset())
+                assert not list(cache.rglob("*.safetensors"))
+
+        host = StandaloneHost(tiny_checkpoint.parent, tmp_path / "out", "cpu")
+        assert run_job(settings, host, control=Control(), sink=hear).steps == 4
+        return losses
+
+    wanted = train("whole", lose=False)
+    assert notices == []
+    found = train("robbed", lose=True)
+    assert len(notices) == 2, "one file of pictures, one of captions"
+    assert all("what it held is encoded again" in text for text in notices)
+    assert found == pytest.approx(wanted, rel=1e-4), "the last digit depends on the batch"
 
 
 def test_a_fingerprint_tells_weights_apart() -> None:
