@@ -24,7 +24,7 @@ from .samples import Sampler
 from .settings.groups import ModelSettings, OutputSettings, TrainingSettings
 from .settings.schema import JobSettings
 from .training.loop import Outcome
-from .training.plan import Plan, make_plan, saved_pass
+from .training.plan import Plan, make_plan
 from .training.session import Session
 from .training.state import Beginning, Recorder, State, StateFolder
 from .training.unfinished import belongs, owner_of, state_folder
@@ -89,8 +89,8 @@ def _checked(
         sink(Notice(f"Going on after step {saved.values['step']}"))
     elif resume and (done := _complete(settings, host)) is not None:
         sink(Notice("The file was complete already"))
-        sink(Saved(done, saved_pass(settings)[TrainingSettings].steps, final=True))
-        return Outcome(saved_pass(settings)[TrainingSettings].steps, math.nan, Request.CONTINUE)
+        sink(Saved(done, settings.passes()[-1][TrainingSettings].steps, final=True))
+        return Outcome(settings.passes()[-1][TrainingSettings].steps, math.nan, Request.CONTINUE)
     elif resume:
         sink(Notice("No state was saved; the job begins anew"))
     beginning = _beginning(settings, states, saved, owner) if resume else None
@@ -223,7 +223,7 @@ def _complete(settings: JobSettings, host: Host) -> Path | None:
         _, metadata = kohya.load(file)
     except BadInput:
         return None
-    return file if is_result_of(saved_pass(settings), metadata) else None
+    return file if is_result_of(settings.passes()[-1], metadata) else None
 
 
 def _sweep(host: Host, name: str) -> None:

@@ -209,8 +209,7 @@ def _settings(
         **changes,
     }
     settings = parse(job)
-    passes = (settings, settings.for_second_pass())
-    steps = min(one[TrainingSettings].steps for one in passes)
+    steps = min(one[TrainingSettings].steps for one in settings.passes())
     return settings.replace(save_every_steps=max(1, steps // points))
 
 

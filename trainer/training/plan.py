@@ -96,7 +96,7 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
             return None
 
     model = collect(lambda: host.check_model(settings[ModelSettings]))
-    last = saved_pass(settings)
+    last = settings.passes()[-1]
     for field, name in files_to_continue(settings):
         collect(lambda field=field, name=name: check_lora(field, name, host))  # type: ignore[misc]
     for rates in dict.fromkeys((settings[OptimizerSettings], last[OptimizerSettings])):
@@ -158,7 +158,7 @@ def _unfit(settings: JobSettings, family: Family) -> Iterator[str]:
 def files_to_continue(settings: JobSettings) -> Iterator[tuple[str, str]]:
     """The LoRA files that the job reads, each once: the field, and what stands there."""
     first = settings[NetworkSettings].resume_from
-    second = saved_pass(settings)[NetworkSettings].resume_from
+    second = settings.passes()[-1][NetworkSettings].resume_from
     if first:
         yield "resume_from", first
     if second and second != first:
@@ -179,11 +179,6 @@ def check_lora(field: str, name: str, host: Host) -> None:
         raise BadInput(
             [Problem(field, f"{p.where} {p.what}", p.cure) for p in error.problems]
         ) from error
-
-
-def saved_pass(settings: JobSettings) -> JobSettings:
-    """The settings of the pass whose network is the result."""
-    return settings.passes()[-1]
 
 
 def _steps_per_epoch(training: TrainingSettings, samples: tuple[View, ...]) -> float:
