@@ -124,9 +124,10 @@ def test_a_stop_leaves_the_model_as_it_was(webui, settings, save) -> None:
 
 def test_a_stop_before_the_first_step_leaves_the_model_as_it_was(webui, settings) -> None:
     before = webui.ask("probe")
-    words = {"original_prompt": "red", "target_prompt": "blue", "steps": 50, "image_size_px": 64}
+    words = {"original_prompt": "red", "target_prompt": "blue", "image_size_px": 64}
+    long = {"checkpoint": CHECKPOINT.name, "steps": 1000}
     for name, job in (("lora", settings), ("ileco", {"method": "ileco", **words})):
-        number = webui.train(**{**job, "checkpoint": CHECKPOINT.name}, name=f"early-{name}")
+        number = webui.train(**{**job, **long}, name=f"early-{name}")
         webui.ask(f"trainyard/v1/jobs/{number}/stop", {"save": False})
         assert webui.result(number)["state"] == "cancelled"
         assert webui.ask("probe") == before

@@ -5,12 +5,13 @@ The model lies on the meta device: every operation gives a shape and no numbers.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import Transformer2DModel, UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from trainer.models.convolution import freeze_convolutions
@@ -20,8 +21,6 @@ from trainer.networks.targets import find_targets
 from trainer.settings.groups import BLOCKS
 from trainer.training.memory import keep_inputs
 
-UNITS = ("ResnetBlock2D", "BasicTransformerBlock")
-"""What diffusers computes again as a whole under gradient checkpointing."""
 MIDDLE = "mid_block."
 """Where the name of what is left alone, if attention is checkpointed, begins."""
 
@@ -61,7 +60,7 @@ def kept_bytes(
     whole = sum(by_unit.values())
     keep_inputs(unet, False)
     inputs, by_unit = _pass(unet, family, cells)
-    attention = {n for n in inputs if ".transformer_blocks." in n and not n.startswith(MIDDLE)}
+    attention = {n for n in inputs if ".attentions." in n and not n.startswith(MIDDLE)}
 
     def kept(again: Collection[str]) -> int:
         """What is computed again keeps its input, and all of it in its turn."""
@@ -70,6 +69,16 @@ def kept_bytes(
         return rest + sum(inputs[name] for name in again) + most
 
     return {"": whole, "attention": kept(attention), "all": kept(inputs)}
+
+
+def _units(unet: UNet2DConditionModel) -> Iterator[nn.Module]:
+    """What is computed again as a whole under gradient checkpointing."""
+    for module in unet.modules():
+        if isinstance(module, ResnetBlock2D):
+            yield module
+        elif isinstance(module, Transformer2DModel):
+            blocks = module.transformer_blocks
+            yield from [module] if len(blocks) == 1 else blocks
 
 
 def _pass(
@@ -99,7 +108,7 @@ def _pass(
     def leave(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         current.pop()
 
-    units = [module for module in unet.modules() if type(module).__name__ in UNITS]
+    units = list(_units(unet))
     handles = [module.register_forward_pre_hook(enter) for module in units]
     handles += [module.register_forward_hook(leave) for module in units]
     told = {"dtype": unet.dtype, "device": "meta"}

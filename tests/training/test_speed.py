@@ -30,7 +30,7 @@ from trainer.training.memory import gradient_checkpointing
 
 STEPS = 3
 ALL = BLOCKS[1:]
-BLOCK, RESNET = "BasicTransformerBlock", "ResnetBlock2D"
+BLOCK, RESNET, PROJECTION = "BasicTransformerBlock", "ResnetBlock2D", ".proj_in"
 OUT = tuple(block for block in BLOCKS if block.startswith("OUT"))
 
 
@@ -154,11 +154,11 @@ def test_nothing_is_kept_below_the_first_trained_layer(model: DiffusionModel) ->
 
 
 def calls(model: DiffusionModel, parts: str) -> dict[str, int]:
-    """How often each block of the UNet runs in a step, by its name."""
+    """How often blocks of the UNet and what leads to them run in a step, by their names."""
     counted: dict[str, int] = {}
     handles = []
     for name, module in model.unet.named_modules():
-        if type(module).__name__ in (BLOCK, RESNET):
+        if type(module).__name__ in (BLOCK, RESNET) or name.endswith(PROJECTION):
 
             def note(*_: object, name: str = name) -> None:
                 counted[name] = counted.get(name, 0) + 1
@@ -180,7 +180,8 @@ def test_what_checkpointing_computes_twice(family: Family) -> None:
     model = assemble_model(tiny_tensors(family), family, device=torch.device("cpu"))
     some, everything = calls(model, "attention"), calls(model, "all")
     for name in some:
-        attends = "transformer_blocks" in name
+        second_block = name.replace(PROJECTION, ".transformer_blocks.1")
+        attends = "transformer_blocks" in name or (PROJECTION in name and second_block not in some)
         assert some[name] == (2 if attends and not name.startswith("mid") else 1), name
         assert everything[name] == 2 or not attends, name
     resnets = [name for name in everything if "resnets" in name]

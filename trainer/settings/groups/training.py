@@ -57,7 +57,7 @@ class TrainingSettings:
         only_with=("gradient_checkpointing",),
         help="What is computed twice. attention: the layers that remember most for the time that"
         " they take. all: every block, for about 40 % more time in all; a step of SDXL then takes a"
-        " tenth of its memory, one of SD1 a quarter. Choose it when memory still runs out.",
+        " tenth of its memory, one of SD1 a seventh. Choose it when memory still runs out.",
     )
     seed: int = parameter(
         -1,
