@@ -57,8 +57,17 @@
             const list = names.flatMap((name, i) => (i ? [", ", name] : [name]));
             lines.push(ty.el("p", {class: "trainyard_todo"}, ty.el("strong", {}, "Still needed:"), " ", ...list));
         }
-        for (const problem of wrong) lines.push(ty.el("p", {class: "trainyard_bad"}, ty.told(problem)));
+        for (const problem of wrong) {
+            lines.push(ty.el("p", {class: "trainyard_bad"}, ty.told(problem), ...instead(problem)));
+        }
         return lines;
+    }
+
+    /** A button that puts in what would do. */
+    function instead(problem) {
+        if (!problem.instead) return [];
+        return [" ", ty.button(`Use ${problem.instead}`, () => ty.attempt(
+            () => ty.write({[problem.where]: problem.instead})), {class: "trainyard_link"})];
     }
 
     /** Says at every prompt how long it is; a text encoder takes 75 tokens at once. */
@@ -79,6 +88,10 @@
         const lines = [ty.el("ul", {class: "trainyard_facts"}, ...parts)];
         lines.push(ty.el("p", {class: "trainyard_file"}, ty.el("span", {}, "Writes"), " ",
             ty.el("code", {}, found.file)));
+        if (found.pending) {
+            lines.push(ty.el("p", {class: "trainyard_todo"}, `${found.pending.what}; ${found.pending.cure}`,
+                ...instead(found.pending)));
+        }
         for (const warning of found.warnings) {
             lines.push(ty.el("p", {class: "trainyard_warning"}, warning));
         }

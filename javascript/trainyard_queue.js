@@ -248,13 +248,13 @@
     }
 
     ty.starters.push(() => {
-        let seen = "", couldGoOn = null;
+        let seen = "", tookNames = null;
         dragging(ty.at("queue"));
         ty.listeners.push((status) => {
             drawQueue(status);
-            const canGoOn = status.jobs.filter(kept).map((job) => job.name).join("/");
-            if (couldGoOn !== null && couldGoOn !== canGoOn) ty.plan(); // which names are taken has changed
-            couldGoOn = canGoOn;
+            const takes = status.jobs.map((job) => `${job.id} ${job.name} ${job.state} ${kept(job)}`).join("/");
+            if (tookNames !== null && tookNames !== takes) ty.plan(); // which names are taken may have changed
+            tookNames = takes;
             const ended = status.jobs.filter((job) => job.finished_s).map((job) => job.id).join();
             if (ended !== seen || !runs.length && status.job) {
                 seen = ended;

@@ -12,12 +12,17 @@ class TrainyardError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with what the user gave: where, what, and the cure."""
+    """One thing that is wrong with what the user gave: where, what, and the cure.
+
+    Attributes:
+        where: the parameter's name, or the file's path.
+        instead: a value for the parameter with which this would not be wrong.
+    """
 
     where: str
-    """The parameter's name, or the file's path."""
     what: str
     cure: str = ""
+    instead: str = ""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f" - {self.cure}" if self.cure else "")

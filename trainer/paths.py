@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -28,6 +30,18 @@ def is_folder(path: Path) -> bool:
 def is_there(path: Path) -> bool:
     """Whether there is anything; also false where the system cannot say."""
     return os.path.exists(path)  # noqa: PTH110
+
+
+def next_name(name: str, is_taken: Callable[[str], bool]) -> str:
+    """`name` with the first number behind it that is not taken: hat-2, hat-3, ...
+
+    A number that it already ends with is counted on: after hat-2 comes hat-3.
+    """
+    counted = re.fullmatch(r"(.+)-(\d+)", name)
+    stem, number = (counted[1], int(counted[2])) if counted else (name, 1)
+    while is_taken(f"{stem}-{number + 1}"):
+        number += 1
+    return f"{stem}-{number + 1}"
 
 
 def as_unicode(text: str) -> str:

@@ -61,6 +61,7 @@ def test_plan_and_start_refuse_the_name_of_an_unfinished_training(bench: Bench) 
     (planned,) = bench.post("plan", {"settings": settings})["problems"]
     (refused,) = bench.post("jobs", {"settings": settings, "start": True}, 422)["problems"]
     assert planned == refused
+    assert planned["instead"] == "hat-2"
     assert "saved at step 171" in refused["what"]
     assert "hat-2" in refused["cure"]
     assert folder.is_dir()

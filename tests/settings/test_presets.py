@@ -119,6 +119,9 @@ def test_saving_over_a_preset_has_to_be_asked_for(store: PresetStore) -> None:
     with pytest.raises(BadInput, match=r'"mine" exists already .* "mine-2"'):
         store.save("mine", {"rank": 8})
     assert store.load("mine") == {"rank": 4}
+    store.save("mine-2", {"rank": 2})
+    with pytest.raises(BadInput, match=r'"mine" exists already .* "mine-3"'):
+        store.rename("mine-2", "mine")
     store.save("mine", {"rank": 8}, overwrite=True)
     assert store.load("mine") == {"rank": 8}
 

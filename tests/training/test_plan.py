@@ -126,6 +126,7 @@ def test_free_name_counts_on(tmp_path):
     assert free_name("n", tmp_path) == "n-2"
     (tmp_path / "n-2.safetensors").touch()
     assert free_name("n", tmp_path) == "n-3"
+    assert free_name("n-2", tmp_path) == "n-3"
     assert free_name("n", tmp_path, ".png") == "n-2"
 
 

@@ -27,6 +27,7 @@ SMALL = {
     "batch_size": "1",
     "seed": "1",
 }
+PLAN = "document.getElementById('trainyard_plan').innerText"
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_it_says_what_is_missing_and_shows_the_plan(page: Page, photos: Path) ->
     assert page.read("checkpoint") == "tiny.safetensors", "the only checkpoint is chosen by itself"
     page.write(**SMALL)
     page.type("images", str(photos))
-    page.until("document.getElementById('trainyard_plan').innerText.includes('6 pictures')", 120)
+    page.until(f"{PLAN}.includes('6 pictures')", 120)
     assert "untitled.safetensors" in page.text("plan")
     assert "1000 steps of 1" in page.text("plan")
     assert "5 with a caption" in page.text("data")
@@ -152,6 +153,8 @@ def test_pause_stop_and_save_and_a_reload_in_between(form: Page) -> None:
     assert form.script("return trainyard.status.step.step") - before <= 1
     form.press("pause")
     form.until(f"trainyard.status.step.step > {before + 2}", 120)
+    form.until(f"{PLAN}.includes('long is being trained; the next one takes another name: long-2')")
+    assert not form.script("return document.querySelector('#trainyard_plan .trainyard_bad')")
     form.press("stop_save")
     form.until(f"{state('long')} === 'done'", 120)
     assert "long.safetensors" in form.text("live")
@@ -160,6 +163,10 @@ def test_pause_stop_and_save_and_a_reload_in_between(form: Page) -> None:
     assert form.script(f"return Number({bar}.getAttribute('aria-valuenow'))") < 10
     row = form.script("return document.querySelector('#trainyard_jobs li').innerText")
     assert "long" in row and " %" in row
+    form.until(f"{PLAN}.includes('exists already')")
+    form.script("document.querySelector('#trainyard_plan .trainyard_bad button').click()")
+    form.until(f"{PLAN}.includes('long-2.safetensors')")
+    assert form.read("name") == "long-2"
 
 
 def said(text: str) -> str:
@@ -179,7 +186,7 @@ def test_what_a_stopped_job_has_learnt_is_lost_only_when_that_is_wanted(form: Pa
     stop_in_the_middle(form, "kept")
     form.until(f"!{said('Stopping')}")
     assert "its state was saved, so that it can go on" in form.text("live")
-    form.until("document.getElementById('trainyard_plan').innerText.includes('is unfinished')")
+    form.until(f"{PLAN}.includes('is unfinished')")
     form.write(rank="3")
     form.press("start")
     form.until(said("is unfinished"))
@@ -208,7 +215,7 @@ def test_what_a_stopped_job_has_learnt_is_lost_only_when_that_is_wanted(form: Pa
     form.press(f"job_{waiting}_remove")
     form.until(f"{state('waits')} === undefined")
     form.write(name="kept")
-    form.until("document.getElementById('trainyard_plan').innerText.includes('kept.safetensors')")
+    form.until(f"{PLAN}.includes('kept.safetensors')")
 
 
 def test_a_result_that_was_saved_early_is_trained_on(form: Page) -> None:

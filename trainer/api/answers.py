@@ -67,7 +67,7 @@ def job_json(yard: Yard, job: Job, *, settings: bool = False) -> dict[str, objec
 
 def problems_json(problems: Sequence[Problem]) -> list[dict[str, str]]:
     """Problems, so that a page can put each to its field."""
-    return [{"where": p.where, "what": p.what, "cure": p.cure} for p in problems]
+    return [dataclasses.asdict(problem) for problem in problems]
 
 
 def finite(value: object) -> object:

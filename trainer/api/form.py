@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ..errors import BadInput, Problem
 from ..hosts.protocol import Host
-from ..jobs.job import Job, JobState
-from ..settings.groups import DataSettings, OptimizerSettings, TrainingSettings
+from ..jobs.job import PENDING, Job, JobState, free_name
+from ..settings.groups import DataSettings, OptimizerSettings, OutputSettings, TrainingSettings
 from ..settings.methods import METHODS
 from ..settings.schema import PARAMETERS, JobSettings, default_of, parse
 from ..settings.values import BadValueError
@@ -42,13 +42,26 @@ def check(raw: Raw) -> list[dict[str, str]]:
 
 
 def plan(
-    raw: Raw, host: Host, thumbnails: Thumbnails, jobs: Sequence[Job] = ()
+    raw: Raw,
+    host: Host,
+    thumbnails: Thumbnails,
+    jobs: Sequence[Job] = (),
+    taken: Collection[str] = (),
 ) -> dict[str, object]:
-    """What the job would do, or why it cannot; and what its pictures folder holds."""
+    """What the job would do, or why it cannot; and what its pictures folder holds.
+
+    Args:
+        jobs: all of the queue; the plan for a name that one of them is going to write is that of
+            the next name.
+        taken: other names that no new job can have.
+    """
     from ..training.plan import make_plan
 
     try:
         settings = parse(raw)
+        pending = _pending(settings, jobs, taken)
+        if pending:
+            settings = settings.replace(name=pending.instead)
         made = make_plan(settings, host)
     except BadInput as error:
         found = problems_json(error.problems)
@@ -66,8 +79,21 @@ def plan(
         "warnings": list(made.warnings),
         "cost": from_history(settings, jobs),
         "blocks": list(made.blocks),
+        "pending": problems_json([pending])[0] if pending else None,
     }
     return {"problems": [], "plan": told, **_material(raw, thumbnails)}
+
+
+def _pending(settings: JobSettings, jobs: Sequence[Job], taken: Collection[str]) -> Problem | None:
+    """That a job of the queue has the name; to the one who just started it, this is no fault."""
+    output = settings[OutputSettings]
+    pending = {job.name.casefold(): job for job in jobs if job.state in PENDING}
+    job = pending.get(output.name.casefold())
+    if job is None or output.overwrite:
+        return None
+    what = "waits in the queue" if job.state is JobState.QUEUED else "is being trained"
+    free = free_name(job.name, [*pending, *taken])
+    return Problem("name", f"{job.name} {what}", f"the next one takes another name: {free}", free)
 
 
 def _material(raw: Raw, thumbnails: Thumbnails) -> dict[str, object]:

@@ -19,8 +19,12 @@ def add_form_routes(routes: Routes, yard: Yard) -> None:
 
     async def plan(request: Request) -> object:
         settings = settings_of(await body_of(request))
-        jobs = await in_thread(yard.store.jobs)
-        return await in_thread(lambda: form.plan(settings, yard.host, yard.thumbnails, jobs))
+
+        def planned() -> object:
+            jobs, taken = yard.store.jobs(), yard.taken_names()
+            return form.plan(settings, yard.host, yard.thumbnails, jobs, taken)
+
+        return await in_thread(planned)
 
     async def measure(request: Request) -> object:
         settings = settings_of(await body_of(request))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ..paths import next_name
 
 
 class JobState(enum.Enum):
@@ -83,15 +84,8 @@ class Job:
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
-    """The first of `name`, `name-2`, `name-3` ... that is not in `taken`, whatever the case.
-
-    A number that the name already ends with is counted on: after `hat-2` comes `hat-3`.
-    """
+    """The first of `name`, `name-2`, `name-3` ... that is not in `taken`, whatever the case."""
     used = {other.casefold() for other in taken}
     if name.casefold() not in used:
         return name
-    counted = re.fullmatch(r"(.+)-(\d+)", name)
-    stem, number = (counted[1], int(counted[2])) if counted else (name, 1)
-    while f"{stem}-{number + 1}".casefold() in used:
-        number += 1
-    return f"{stem}-{number + 1}"
+    return next_name(name, lambda other: other.casefold() in used)

@@ -201,7 +201,7 @@ class JobStore:
         proposal = free_name(name, others)
         if proposal != name and not settings.get("overwrite"):
             what = f"another job in the queue already writes {name!r}"
-            raise BadInput([Problem("name", what, f"use {proposal!r}, or set overwrite")])
+            raise BadInput([Problem("name", what, f"use {proposal!r}, or set overwrite", proposal)])
         return name, method
 
     def _get_in(self, job_id: int, states: Collection[JobState], cure: str) -> Job:

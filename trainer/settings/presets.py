@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BadInput, Problem
+from ..paths import next_name
 from .files import read_object, write_object
 from .methods import METHODS
 from .migrate import SETTINGS_VERSION, VERSION_KEY
@@ -65,7 +66,7 @@ class PresetStore:
         path = self._own_path(name)
         kept, problems = check(_without_blanks(values))
         if path.exists() and not overwrite:
-            problems = (*problems, _taken(name))
+            problems = (*problems, self._taken(name))
         if problems:
             raise BadInput(problems)
         write_object(path, {VERSION_KEY: SETTINGS_VERSION, **kept})
@@ -80,11 +81,16 @@ class PresetStore:
         source, target = self._own_file(old), self._own_path(new)
         only_letter_case = target.exists() and target.samefile(source)
         if target.exists() and not only_letter_case:
-            raise BadInput([_taken(new)])
+            raise BadInput([self._taken(new)])
         try:
             source.rename(target)
         except OSError as error:
             raise _failed(source, "renamed", error) from error
+
+    def _taken(self, name: str) -> Problem:
+        free = next_name(name, lambda other: self._own_path(other).exists())
+        cure = f"choose another name, for example {shown(free)}, or overwrite it"
+        return Problem("preset", f"{shown(name)} exists already", cure)
 
     def delete(self, name: str) -> None:
         """Delete one of the user's own presets.
@@ -167,11 +173,6 @@ def _names(folder: Path) -> list[str]:
         return []
     files = (path for path in folder.glob(f"*{SUFFIX}") if path.is_file())
     return [path.stem for path in files if not path.name.startswith(".")]
-
-
-def _taken(name: str) -> Problem:
-    cure = f"choose another name, for example {shown(f'{name}-2')}, or overwrite it"
-    return Problem("preset", f"{shown(name)} exists already", cure)
 
 
 def _failed(path: Path, done: str, error: OSError) -> BadInput:

@@ -21,7 +21,7 @@ from ..networks import kohya
 from ..optim.optimizers import check_optimizer, warnings_of
 from ..optim.schedules import check_schedule
 from ..optim.trial import try_out
-from ..paths import is_there
+from ..paths import is_there, next_name
 from ..settings.groups import (
     BLOCKS,
     CopierSettings,
@@ -198,6 +198,7 @@ def _check_output(output: OutputSettings, file: Path, host: Host) -> None:
                     "name",
                     f"{file} exists already",
                     f"use another name, for example {free}, or set overwrite",
+                    free,
                 )
             ]
         )
@@ -234,6 +235,7 @@ def _check_unfinished(output: OutputSettings, host: Host) -> None:
                 "let it go on (Go on in the queue, --resume on the command line), use another"
                 f" name, for example {free}, or set overwrite to begin anew"
                 " without what it has learnt",
+                free,
             )
         ]
     )
@@ -242,7 +244,7 @@ def _check_unfinished(output: OutputSettings, host: Host) -> None:
 def free_name(
     name: str, folder: Path, suffix: str = ".safetensors", log_dir: Path | None = None
 ) -> str:
-    """`name` with the first number at its end for which the folder holds no file.
+    """`name` with the next number at its end for which the folder holds no file.
 
     Args:
         log_dir: where a state takes a name, too.
@@ -252,10 +254,7 @@ def free_name(
         unfinished = log_dir is not None and state_files(state_folder(log_dir, other))
         return is_there(folder / f"{other}{suffix}") or bool(unfinished)
 
-    number = 2
-    while is_taken(f"{name}-{number}"):
-        number += 1
-    return f"{name}-{number}"
+    return next_name(name, is_taken)
 
 
 def _save_points(
