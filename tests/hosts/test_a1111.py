@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import weakref
@@ -275,6 +276,25 @@ def test_a_checkpoint_that_cannot_be_loaded_ends_the_job(webui: Webui) -> None:
 def test_an_unknown_checkpoint_is_refused_with_a_proposal(webui: Webui) -> None:
     with pytest.raises(BadInput, match="did you mean one.safetensors"):
         WebuiHost().check_model(ModelSettings(checkpoint="onee.safetensors"))
+
+
+def test_a_checkpoint_is_found_while_the_webui_reads_its_folder_anew(webui: Webui) -> None:
+    listed = sys.modules["modules.sd_models"].checkpoints_list
+    whole = dict(listed)
+    listed.clear()
+
+    def read() -> None:
+        for name, info in sorted(whole.items()):
+            time.sleep(0.1)
+            listed[name] = info
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert WebuiHost().check_model(ModelSettings(checkpoint="two.safetensors")).family is SD1
+    reader.join()
+    listed.clear()
+    with pytest.raises(BadInput, match="known: none"):
+        WebuiHost().check_model(SETTINGS)
 
 
 @pytest.mark.parametrize("name", ["../x", "/tmp", "a/../../b"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 FINISH_FIRST, STOP_AND_SAVE = "finish the training first", "stop and save"
 CHECKPOINT_CHANGES = (FINISH_FIRST, STOP_AND_SAVE)
 """What a training does when the user chooses another checkpoint in the middle."""
+LISTING_S, GLANCE_S = 3.0, 0.25
+"""How long a checkpoint that is not listed is waited for, and how long the list has to rest."""
 PROMPT_CACHES = ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc")
 """Where the webui's classes for a picture keep the prompts of the last one."""
 
@@ -60,7 +63,7 @@ class WebuiHost:
 
     def checkpoints(self) -> list[str]:
         """See `Host.checkpoints`."""
-        return [info.name for info in sd_models.checkpoints_list.values()]
+        return [info.name for info in checkpoint_infos()]
 
     def vaes(self) -> list[str]:
         """See `Host.vaes`."""
@@ -166,18 +169,31 @@ def subfolder(name: str) -> Path:
     return folder
 
 
+def checkpoint_infos() -> list[Any]:
+    """The webui's entries for its checkpoints as they are now; another thread may change them."""
+    return list(sd_models.checkpoints_list.values())
+
+
 def find_checkpoint(name: str) -> Any:
     """The webui's entry for a checkpoint, by any of the names that the webui knows.
+
+    While the webui reads its folders anew, as at every Refresh, its list is empty and then grows.
 
     Raises:
         BadInput: the webui lists no such checkpoint; the nearest name is proposed.
     """
-    wanted = Path(name)
-    for info in sd_models.checkpoints_list.values():
-        names = {*info.ids, info.filename, info.name, str(Path(info.name).with_suffix(""))}
-        if name in names or (wanted.is_absolute() and wanted == Path(info.filename)):
-            return info
-    known = [info.name for info in sd_models.checkpoints_list.values()]
+    wanted, listed, end = Path(name), 0, time.monotonic() + LISTING_S
+    while True:
+        infos = checkpoint_infos()
+        for info in infos:
+            names = {*info.ids, info.filename, info.name, str(Path(info.name).with_suffix(""))}
+            if name in names or (wanted.is_absolute() and wanted == Path(info.filename)):
+                return info
+        if (infos and len(infos) == listed) or time.monotonic() > end:
+            break
+        listed = len(infos)
+        time.sleep(GLANCE_S)
+    known = [info.name for info in infos]
     near = proposal(name, tuple(known))
     cure = f"did you mean {near}?" if near else f"known: {', '.join(known[:8]) or 'none'}"
     raise BadInput([Problem("checkpoint", f"the webui has no checkpoint {name!r}", cure)])
