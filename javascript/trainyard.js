@@ -146,7 +146,8 @@ window.trainyard = window.trainyard || {
     };
 
     /** One function of each of the other files, which may arrive after this one. */
-    const PARTS = ["chart", "read", "search", "askGrid", "refresh", "plan", "takeFile", "finished"];
+    const PARTS = ["chart", "read", "search", "askGrid", "refresh", "plan", "takeFile", "finished",
+        "freshenCards"];
 
     function begin() {
         const root = document.getElementById("trainyard_root");

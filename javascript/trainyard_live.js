@@ -282,7 +282,7 @@
             ["Loss", ty.number(step ? step.smoothed_loss : job.loss)],
             ["Learning rate", rate],
             ["Memory", status.job && status.memory_mb ? `${(status.memory_mb / 1024).toFixed(1)} GB` : ""],
-            ["Took", took],
+            [job.resume ? "Took since Go on" : "Took", took],
         ];
     }
 

@@ -43,7 +43,7 @@ class WebuiPage(Page):
     def show(self, title: str) -> None:
         self.until(
             "(() => { const one = [...document.querySelectorAll('#tabs > .tab-nav button')]"
-            f".find((tab) => tab.innerText.trim() === '{title}');"
+            f".find((tab) => tab.innerText.trim().toLowerCase() === '{title.lower()}');"
             " if (one) one.click(); return one; })() !== undefined",
             120,
         )
@@ -97,6 +97,24 @@ def test_a_training_runs_and_its_lora_goes_into_the_prompt(
     form.until(f"{prompt}.value === 'a cat, <lora:first:1> ohwx'")
     assert form.script(f"return {prompt}.offsetParent !== null"), "txt2img is shown"
     assert (webui.loras / "first.safetensors").is_file()
+
+
+CARD = "document.querySelector('#txt2img_extra_tabs .card[data-name=shown]')"
+
+
+def test_the_card_of_a_new_lora_is_there_without_a_refresh(form: WebuiPage) -> None:
+    form.show("txt2img")
+    form.script(
+        "[...document.querySelectorAll('#txt2img_extra_tabs > .tab-nav button')]"
+        ".find((tab) => tab.innerText.trim() === 'Lora').click()"
+    )
+    form.until("document.querySelector('#txt2img_lora_extra_refresh').offsetParent")
+    form.show("Trainyard")
+    start(form, "shown", 3)
+    form.until(f"{state('shown')} === 'done'", 300)
+    form.show("txt2img")
+    form.until(f"{CARD}?.offsetParent", 60)
+    form.script("document.querySelectorAll('#txt2img_extra_tabs > .tab-nav button')[0].click()")
 
 
 def test_it_is_paused_reloaded_and_stopped_with_a_file(form: WebuiPage, webui: RealWebui) -> None:
