@@ -140,7 +140,7 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
 def _unfit(settings: JobSettings, family: Family) -> Iterator[str]:
     """What is set, and means nothing or little good for the model's family."""
     if settings[ModelSettings].clip_skip > 1 and not family.takes_clip_skip:
-        yield f"clip_skip is passed over: {family.title} always takes the same layer"
+        yield f"clip_skip is passed over: {family.title} only follows the webui's own settings"
     if settings[ModelSettings].vae_precision == "fp16" and family.vae_needs_range:
         yield f"vae_precision: most VAEs of {family.title} give NaN in fp16 - use bf16 or fp32"
     absent = [name for name in settings[NetworkSettings].blocks if name not in family.blocks]

@@ -32,9 +32,9 @@ class ModelSettings:
         maximum=12,
         help="Take the text encoder's output this many layers before its end; 1 is the last layer."
         " Use the number that you generate with: 1 for photographic SD1 models, usually 2 for"
-        " anime models. 0: what is set in the webui, and 1 without a webui. SD2 and SDXL"
-        " always take the layer that they were made with, unless the webui's setting Clip skip"
-        " SDXL is on.",
+        " anime models. 0: what is set in the webui, and 1 without a webui. SD2 and SDXL take"
+        " the layer that they were made with, or the one that the webui's own settings name for"
+        " them.",
         title="CLIP skip",
     )
     base_precision: str = parameter(
