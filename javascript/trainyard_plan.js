@@ -67,7 +67,7 @@
     function instead(problem) {
         if (!problem.instead) return [];
         return [" ", ty.button(`Use ${problem.instead}`, () => ty.attempt(
-            () => ty.write({[problem.where]: problem.instead})), {class: "trainyard_link"})];
+            () => ty.write({[problem.where]: problem.instead})), {id: "trainyard_instead", class: "trainyard_link"})];
     }
 
     /** Says at every prompt how long it is; a text encoder takes 75 tokens at once. */
@@ -88,9 +88,9 @@
         const lines = [ty.el("ul", {class: "trainyard_facts"}, ...parts)];
         lines.push(ty.el("p", {class: "trainyard_file"}, ty.el("span", {}, "Writes"), " ",
             ty.el("code", {}, found.file)));
-        if (found.pending) {
-            lines.push(ty.el("p", {class: "trainyard_todo"}, `${found.pending.what}; ${found.pending.cure}`,
-                ...instead(found.pending)));
+        if (found.named) {
+            lines.push(ty.el("p", {class: "trainyard_todo"}, `${found.named.what}; ${found.named.cure}:`,
+                ...instead(found.named)));
         }
         for (const warning of found.warnings) {
             lines.push(ty.el("p", {class: "trainyard_warning"}, warning));

@@ -39,28 +39,29 @@ def test_the_name_of_a_waiting_job_is_taken(bench: Bench) -> None:
     assert "hat-2" in problem["cure"]
 
 
-def test_the_plan_offers_the_next_name_while_a_job_of_the_same_waits_or_runs(
-    bench: Bench,
-) -> None:
+def test_the_plan_offers_the_next_name_when_a_job_has_it(bench: Bench) -> None:
     hat = {"settings": bench.settings(name="hat")}
-    assert bench.post("plan", hat)["plan"]["pending"] is None
+    assert bench.post("plan", hat)["plan"]["named"] is None
     bench.go.clear()
     number = bench.post("jobs", hat)["job"]["id"]
-    for state, what in (("queued", "waits"), ("running", "is being trained")):
+    for state, what in (("queued", "waits"), ("running", "runs now")):
         bench.until(state, "hat")
         answer = bench.post("plan", hat)
         assert answer["problems"] == []
-        assert what in answer["plan"]["pending"]["what"]
-        assert answer["plan"]["pending"]["instead"] == "hat-2"
+        assert what in answer["plan"]["named"]["what"]
+        assert answer["plan"]["named"]["instead"] == "hat-2"
         assert answer["plan"]["file"].endswith("hat-2.safetensors")
         if state == "queued":
             bench.post("queue/start", {})
     over = {"settings": bench.settings(name="HAT", overwrite=True)}
-    assert bench.post("plan", over)["plan"]["pending"] is None
+    assert bench.post("plan", over)["plan"]["named"] is None
     bench.post(f"jobs/{number}/stop", {"save": True})
     bench.go.set()
     bench.until("done", "hat")
+    assert bench.post("plan", hat)["plan"]["named"] is None, "its file is gone"
     bench.lora("hat")
+    assert "is saved" in bench.post("plan", hat)["plan"]["named"]["what"]
+    bench.post("queue/clear", {})
     (problem,) = bench.post("plan", hat)["problems"]
     assert (problem["where"], problem["instead"]) == ("name", "hat-2")
     assert bench.post("plan", {"settings": bench.settings(name="hat-2")})["problems"] == []

@@ -153,7 +153,7 @@ def test_pause_stop_and_save_and_a_reload_in_between(form: Page) -> None:
     assert form.script("return trainyard.status.step.step") - before <= 1
     form.press("pause")
     form.until(f"trainyard.status.step.step > {before + 2}", 120)
-    form.until(f"{PLAN}.includes('long is being trained; the next one takes another name: long-2')")
+    form.until(f"{PLAN}.includes('long runs now; the next one takes another name: Use long-2')")
     assert not form.script("return document.querySelector('#trainyard_plan .trainyard_bad')")
     form.press("stop_save")
     form.until(f"{state('long')} === 'done'", 120)
@@ -163,8 +163,8 @@ def test_pause_stop_and_save_and_a_reload_in_between(form: Page) -> None:
     assert form.script(f"return Number({bar}.getAttribute('aria-valuenow'))") < 10
     row = form.script("return document.querySelector('#trainyard_jobs li').innerText")
     assert "long" in row and " %" in row
-    form.until(f"{PLAN}.includes('exists already')")
-    form.script("document.querySelector('#trainyard_plan .trainyard_bad button').click()")
+    form.until(f"{PLAN}.includes('long is saved; the next one takes another name')")
+    form.press("instead")
     form.until(f"{PLAN}.includes('long-2.safetensors')")
     assert form.read("name") == "long-2"
 

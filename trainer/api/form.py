@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from ..errors import BadInput, Problem
 from ..hosts.protocol import Host
 from ..jobs.job import PENDING, Job, JobState, free_name
+from ..paths import is_there
 from ..settings.groups import DataSettings, OptimizerSettings, OutputSettings, TrainingSettings
 from ..settings.methods import METHODS
 from ..settings.schema import PARAMETERS, JobSettings, default_of, parse
@@ -25,6 +26,13 @@ RATE_POINTS = 500
 """Of the course of the learning rate, as it is shown."""
 RATE_STEPS = 100_000
 """More would keep the server busy for too long."""
+STANDING = {
+    JobState.RUNNING: "runs now",
+    JobState.PAUSED: "is paused",
+    JobState.QUEUED: "waits in the queue",
+    JobState.DONE: "is saved",
+}
+"""Jobs that have a name, and how they are told."""
 MATTERS = (
     *("method", "checkpoint", "image_size_px", "batch_size", "gradient_accumulation_steps"),
     *("base_precision", "gradient_checkpointing", "checkpointed_parts", "network", "blocks"),
@@ -51,17 +59,17 @@ def plan(
     """What the job would do, or why it cannot; and what its pictures folder holds.
 
     Args:
-        jobs: all of the queue; the plan for a name that one of them is going to write is that of
-            the next name.
+        jobs: all of the queue; the plan for the name of one that writes or wrote its file is that
+            for the next name.
         taken: other names that no new job can have.
     """
     from ..training.plan import make_plan
 
     try:
         settings = parse(raw)
-        pending = _pending(settings, jobs, taken)
-        if pending:
-            settings = settings.replace(name=pending.instead)
+        named = _named(settings, jobs, taken)
+        if named:
+            settings = settings.replace(name=named.instead)
         made = make_plan(settings, host)
     except BadInput as error:
         found = problems_json(error.problems)
@@ -79,21 +87,23 @@ def plan(
         "warnings": list(made.warnings),
         "cost": from_history(settings, jobs),
         "blocks": list(made.blocks),
-        "pending": problems_json([pending])[0] if pending else None,
+        "named": problems_json([named])[0] if named else None,
     }
     return {"problems": [], "plan": told, **_material(raw, thumbnails)}
 
 
-def _pending(settings: JobSettings, jobs: Sequence[Job], taken: Collection[str]) -> Problem | None:
-    """That a job of the queue has the name; to the one who just started it, this is no fault."""
+def _named(settings: JobSettings, jobs: Sequence[Job], taken: Collection[str]) -> Problem | None:
+    """That a job of the queue has the name; to the one who just trained it, this is no fault."""
     output = settings[OutputSettings]
-    pending = {job.name.casefold(): job for job in jobs if job.state in PENDING}
-    job = pending.get(output.name.casefold())
-    if job is None or output.overwrite:
+    name = output.name.casefold()
+    same = [job for job in jobs if job.name.casefold() == name and job.state in STANDING]
+    there = [job for job in same if job.state in PENDING or any(map(is_there, job.files))]
+    if output.overwrite or not there:
         return None
-    what = "waits in the queue" if job.state is JobState.QUEUED else "is being trained"
-    free = free_name(job.name, [*pending, *taken])
-    return Problem("name", f"{job.name} {what}", f"the next one takes another name: {free}", free)
+    job = min(there, key=lambda one: list(STANDING).index(one.state))
+    free = free_name(job.name, [job.name, *taken, *(one.name for one in jobs)])
+    what = f"{job.name} {STANDING[job.state]}"
+    return Problem("name", what, "the next one takes another name", free)
 
 
 def _material(raw: Raw, thumbnails: Thumbnails) -> dict[str, object]:

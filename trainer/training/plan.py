@@ -113,8 +113,7 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
     output = settings[OutputSettings]
     steps = last[TrainingSettings].steps
     output_file = host.output_dir / f"{output.name}.safetensors"
-    collect(lambda: _check_output(output, output_file, host))
-    collect(lambda: _check_unfinished(output, host))
+    collect(lambda: _check_name(output, output_file, host))
     save_points = _save_points(output, output_file, steps, per_epoch, problems)
     if problems or model is None or model.family is None:
         raise BadInput(problems)
@@ -188,8 +187,14 @@ def _steps_per_epoch(training: TrainingSettings, samples: tuple[View, ...]) -> f
     return order.batches_per_epoch / training.gradient_accumulation_steps
 
 
-def _check_output(output: OutputSettings, file: Path, host: Host) -> None:
-    """Raises: BadInput: the file exists already, or the folder cannot be written to."""
+def _check_name(output: OutputSettings, file: Path, host: Host) -> None:
+    """Checks that what is there under this name is not lost.
+
+    Raises:
+        BadInput: a training of it can go on, the file exists already, or the folder cannot be
+            written to.
+    """
+    _check_unfinished(output, host)
     if is_there(file) and not output.overwrite:
         free = free_name(output.name, host.output_dir, log_dir=host.log_dir)
         raise BadInput(
