@@ -103,7 +103,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
 def test_the_oldest_files_go_first_and_used_ones_never(tmp_path: Path) -> None:
     files = []
     for number in range(4):
-        path = tmp_path / "kind" / f"{number}.safetensors"
+        path = tmp_path / "kind" / f"{number:032x}.safetensors"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(bytes(2**20))
         os.utime(path, (number, number))
@@ -112,3 +112,17 @@ def test_the_oldest_files_go_first_and_used_ones_never(tmp_path: Path) -> None:
     assert all(path.exists() for path in files), "not above the limit"
     prune(tmp_path, 2, frozenset(files[:1]))
     assert [path.exists() for path in files] == [True, False, False, True]
+
+
+def test_what_else_lies_in_the_folder_stays(tmp_path: Path) -> None:
+    """A user may name a folder that holds his models."""
+    theirs = [tmp_path / "sd15.safetensors", tmp_path / "Lora" / "hat.safetensors"]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(2**20))
+    filled(tmp_path / "pictures")
+    prune(tmp_path, 1, frozenset())
+    assert list((tmp_path / "pictures").iterdir()), "what is not of the cache does not count"
+    prune(tmp_path, 0, frozenset())
+    assert not list((tmp_path / "pictures").iterdir())
+    assert all(path.exists() for path in theirs)

@@ -189,18 +189,20 @@ def _checksum(tensor: Tensor) -> int:
 
 
 def prune(root: Path, limit_mb: float, keep: frozenset[Path]) -> None:
-    """Removes the files below a folder that were not used for the longest time.
+    """Removes the stores' files below a folder that were not used for the longest time.
 
     Args:
-        root: of all stores; need not exist.
+        root: of all stores; need not exist.  A user chooses it, so that other files may lie there
+            too: whole checkpoints, which neither go nor count.
         limit_mb: what may remain.
         keep: files that remain in any case.
     """
     found = []
     for path in root.rglob("*.safetensors") if root.is_dir() else ():
-        with contextlib.suppress(OSError):
-            facts = path.stat()
-            found.append((facts.st_mtime_ns, facts.st_size, path))
+        if _NAMES.fullmatch(path.stem):
+            with contextlib.suppress(OSError):
+                facts = path.stat()
+                found.append((facts.st_mtime_ns, facts.st_size, path))
     total = sum(size for _, size, _ in found)
     for _, size, path in sorted(found):
         if total <= limit_mb * 2**20:
