@@ -151,6 +151,21 @@ def test_a_damaged_state_takes_the_place_of_no_good_one(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["state-0-00000010.safetensors"]
 
 
+def test_a_state_that_was_read_leaves_its_file_alone(tmp_path: Path) -> None:
+    """Windows neither removes nor replaces a file that is still mapped into the memory."""
+    run, folder = Run(), StateFolder(tmp_path)
+    notes = recorder(folder)
+    notes.enter(run.part)
+    run.train(notes, until=5)
+    state = folder.newest()
+    assert state is not None
+    before = {name: tensor.numpy().tobytes() for name, tensor in state.tensors.items()}
+    (path,) = tmp_path.glob("state-*")
+    with path.open("r+b") as file:  # in place: what is mapped shows it
+        file.write(bytes(path.stat().st_size))
+    assert {name: t.numpy().tobytes() for name, t in state.tensors.items()} == before
+
+
 def test_a_second_pass_goes_on_behind_a_complete_first(tmp_path: Path) -> None:
     folder = StateFolder(tmp_path)
     first, second, notes = Run(1), Run(2), recorder(folder)

@@ -334,7 +334,8 @@ def _read(path: Path) -> State:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             if header.get("version") != VERSION:
                 raise StateError(f"{path} is no state of version {VERSION}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copied, not mapped: Windows could neither remove nor replace a file that is mapped.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         beginning = Beginning(**header["beginning"])
         return State(header["part"], tensors, header["values"], header["settings"], beginning)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
