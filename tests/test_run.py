@@ -15,10 +15,14 @@ from PIL import Image
 from trainer.control import Control
 from trainer.errors import BadInput
 from trainer.events import Event, Notice, StepDone
+from trainer.grid import draw_grid
 from trainer.hosts.standalone import StandaloneHost
+from trainer.measure import measure_step
 from trainer.networks import kohya
 from trainer.run import OutOfMemory, out_of_memory, run_job
+from trainer.settings.grid import parse_grid
 from trainer.settings.schema import JobSettings, parse
+from trainer.training.plan import make_plan
 from trainer.training.unfinished import stopped_at
 
 
@@ -204,13 +208,32 @@ def test_memory_that_runs_out_is_answered(host, pictures, monkeypatch, error) ->
         raise error
         yield
 
+    settings = job(pictures, batch_size=4)
+    plan = make_plan(settings, host)
     monkeypatch.setattr(host, "borrow", borrow)
-    with pytest.raises(OutOfMemory) as refused:
-        run_job(job(pictures, batch_size=4), host, control=Control(), sink=ignore)
-    said = str(refused.value)
-    for cure in ("gradient_checkpointing", "batch_size from 4", "base_precision", "image_size_px"):
-        assert cure in said
-    assert ("2.00 GiB" in said) is ("2.00 GiB" in str(error))
+    for work in (
+        lambda: run_job(settings, host, control=Control(), sink=ignore),
+        lambda: measure_step(settings, plan, host),
+    ):
+        with pytest.raises(OutOfMemory) as refused:
+            work()
+        said = str(refused.value)
+        cures = ("gradient_checkpointing", "batch_size from 4", "base_precision", "image_size_px")
+        assert all(cure in said for cure in cures)
+        assert ("2.00 GiB" in said) is ("2.00 GiB" in str(error))
+
+
+def test_a_grid_that_needs_more_memory_says_so(host, tmp_path, monkeypatch) -> None:
+    @contextmanager
+    def borrow(*_: object) -> Iterator[None]:
+        raise RuntimeError("MPS backend out of memory (MPS allocated: 8.01 GB)")
+        yield
+
+    monkeypatch.setattr("trainer.grid.check_grid", lambda settings, host: None)
+    monkeypatch.setattr(host, "borrow", borrow)
+    grid = parse_grid({"checkpoint": "tiny", "loras": "hat", "prompts": "a hat"})
+    with pytest.raises(OutOfMemory, match="lower size_px"):
+        draw_grid(grid, host, control=Control(), sink=ignore)
 
 
 @pytest.mark.parametrize(

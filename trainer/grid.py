@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -27,7 +26,7 @@ from .networks.network import Network
 from .networks.opening import open_network
 from .networks.targets import every_target
 from .paths import as_unicode, is_there
-from .run import OutOfMemory
+from .run import memory_answered
 from .settings.checks import prompt_lines
 from .settings.grid import GridSettings, numbers, pictures, seed_numbers
 from .settings.names import GRID_FOLDER, GRID_SUFFIX
@@ -71,15 +70,15 @@ def _drawn(
 ) -> Path | None:
     drawn: dict[Cell, Image.Image] = {}
     sink(PhaseStarted("Loading the checkpoint"))
-    try:
-        with host.borrow(settings, control) as model:
-            sink(PhaseStarted("Drawing", pictures(settings)))
-            for cell, picture in _cells(settings, model, control):
-                drawn[cell] = picture
-                sink(PhaseProgress(len(drawn)))
-    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-        cure = "lower size_px, or set base_precision to bf16 or fp16"
-        raise OutOfMemory(f"the memory was not enough to draw - {cure}") from error
+    cure = "lower size_px, or set base_precision to bf16 or fp16"
+    with (
+        memory_answered(lambda error: f"the memory was not enough to draw - {cure}"),
+        host.borrow(settings, control) as model,
+    ):
+        sink(PhaseStarted("Drawing", pictures(settings)))
+        for cell, picture in _cells(settings, model, control):
+            drawn[cell] = picture
+            sink(PhaseProgress(len(drawn)))
     if control.request is Request.STOP or not drawn:
         return None
     if len(drawn) < pictures(settings):

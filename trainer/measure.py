@@ -11,6 +11,7 @@ import torch
 from .control import Control
 from .events import ignore
 from .hosts.protocol import Host
+from .run import memory_answered, out_of_memory
 from .settings.groups import ModelSettings, SizeSettings, TrainingSettings
 from .settings.schema import JobSettings
 from .training.encoding import prompt_encoder
@@ -37,12 +38,16 @@ def measure_step(settings: JobSettings, plan: Plan, host: Host) -> Cost:
 
     Raises:
         BadInput: the model or the network cannot be made.
+        OutOfMemory: a smaller job is needed.
     """
     quiet = settings.replace(log_csv=False, seed=0, resume_from="")
     training = settings[TrainingSettings]
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # of what ran before in this process
-    with host.borrow(settings[ModelSettings]) as model:
+    with (
+        memory_answered(lambda error: out_of_memory(settings, error)),
+        host.borrow(settings[ModelSettings]) as model,
+    ):
         session = Session(quiet, plan, model, host, control=Control(), sink=ignore)
         network = session.new_network()
         frames = plan.frames or (settings[SizeSettings].image_size_px,)  # iLECO has no pictures

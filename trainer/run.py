@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,36 +170,52 @@ def _run(
 ) -> Outcome:
     output = settings[OutputSettings]
     sink(PhaseStarted("Loading the checkpoint"))
+    with (
+        memory_answered(lambda error: out_of_memory(settings, error)),
+        host.borrow(settings[ModelSettings], control) as model,
+    ):
+        session = Session(
+            settings,
+            plan,
+            model,
+            host,
+            control=control,
+            sink=sink,
+            beginning=beginning,
+            goes_on=saved is not None,
+        )
+        begun = replace(session.beginning, owner=owner or session.beginning.owner or "")
+        states.begin(begun)
+        session.recorder = Recorder(
+            states,
+            settings.as_dict(),
+            begun,
+            every_steps=output.save_state_every_steps,
+            every_s=60 * output.save_state_every_minutes,
+            resume=saved,
+        )
+        session.watch = Sampler(session)
+        return _train(session)
+
+
+@contextmanager
+def memory_answered(answer: Callable[[BaseException], str]) -> Iterator[None]:
+    """Makes of a memory that runs out, whosever it is, an error that says what to change.
+
+    Args:
+        answer: what to say.
+
+    Raises:
+        OutOfMemory: it has run out.
+    """
     try:
-        with host.borrow(settings[ModelSettings], control) as model:
-            session = Session(
-                settings,
-                plan,
-                model,
-                host,
-                control=control,
-                sink=sink,
-                beginning=beginning,
-                goes_on=saved is not None,
-            )
-            begun = replace(session.beginning, owner=owner or session.beginning.owner or "")
-            states.begin(begun)
-            session.recorder = Recorder(
-                states,
-                settings.as_dict(),
-                begun,
-                every_steps=output.save_state_every_steps,
-                every_s=60 * output.save_state_every_minutes,
-                resume=saved,
-            )
-            session.watch = Sampler(session)
-            return _train(session)
+        yield
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(out_of_memory(settings, error)) from None
+        raise OutOfMemory(answer(error)) from None
     except RuntimeError as error:
         if not any(mark in str(error) for mark in OUT_OF_MEMORY):
             raise
-        raise OutOfMemory(out_of_memory(settings, error)) from None
+        raise OutOfMemory(answer(error)) from None
 
 
 def _train(session: Session) -> Outcome:

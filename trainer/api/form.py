@@ -120,6 +120,7 @@ def measure(raw: Raw, host: Host) -> str:
 
     Raises:
         BadInput: the job cannot be done as it stands.
+        OutOfMemory: a smaller job is needed.
     """
     from ..measure import measure_step
     from ..training.plan import make_plan
