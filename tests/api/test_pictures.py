@@ -51,6 +51,18 @@ def test_of_several_runs_the_last_files_are_compared(bench: Bench) -> None:
     assert [file["name"] for file in files if file["chosen"]] == ["hat", "coat"]
 
 
+def test_the_folder_of_logs_may_be_changed_while_the_program_runs(bench: Bench) -> None:
+    bench.host.log_dir = bench.host.log_dir.parent / "elsewhere"
+    for path in ("grids/cells.png", "samples/hat/00000010-00.png"):
+        picture = bench.host.log_dir / path
+        picture.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(picture)
+    assert [grid["name"] for grid in bench.get("grids")["grids"]] == ["cells"]
+    (sample,) = bench.get("runs/samples?name=hat")["samples"]
+    for path in ("grids/picture?name=cells", f"runs/sample?name=hat&file={sample['file']}"):
+        assert bench.client.get(f"/trainyard/v1/{path}").headers["content-type"] == "image/png"
+
+
 def test_a_run_without_files_has_no_grid(bench: Bench) -> None:
     for query in ("name=gone", "name=../jobs", ""):
         assert bench.client.get(f"/trainyard/v1/grids/proposal?{query}").status_code == 422

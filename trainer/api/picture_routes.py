@@ -16,14 +16,14 @@ PNG = "image/png"
 
 def add_picture_routes(routes: Routes, yard: Yard) -> None:
     """Adds the routes of samples and grids, which read what `yard`'s jobs drew."""
-    log_dir = yard.host.log_dir
+    host = yard.host  # its folder of logs may be set anew at any time
 
     async def list_samples(request: Request) -> object:
-        folder = _sample_folder(log_dir, request)
+        folder = _sample_folder(host.log_dir, request)
         return await in_thread(lambda: _samples(folder))
 
     async def read_sample(request: Request) -> object:
-        folder, wanted = _sample_folder(log_dir, request), request.query_params.get("file", "")
+        folder, wanted = _sample_folder(host.log_dir, request), request.query_params.get("file", "")
         for path, _, _ in runs.sample_files(folder):
             if path.name == wanted:
                 return Response(await in_thread(path.read_bytes), media_type=PNG)
@@ -31,18 +31,18 @@ def add_picture_routes(routes: Routes, yard: Yard) -> None:
 
     async def list_grids(request: Request) -> object:
         del request
-        found = await in_thread(lambda: grids.grids(log_dir))
+        found = await in_thread(lambda: grids.grids(host.log_dir))
         identify = yard.thumbnails.identify
         return {"grids": [{"name": p.stem, "thumbnail": identify(p)} for p in found]}
 
     async def read_grid(request: Request) -> object:
-        path = grids.grid_file(log_dir, request.query_params.get("name", ""))
+        path = grids.grid_file(host.log_dir, request.query_params.get("name", ""))
         return Response(await in_thread(path.read_bytes), media_type=PNG)
 
     async def propose_grid(request: Request) -> object:
         names = request.query_params.getlist("name")[: runs.MOST_RUNS]
         jobs = await in_thread(yard.store.jobs)
-        return await in_thread(lambda: grids.proposal(yard.host, jobs, names))
+        return await in_thread(lambda: grids.proposal(host, jobs, names))
 
     name = {"name": "of a run"}
     file = {**name, "file": "of a picture, as runs/samples lists them"}
