@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from trainer.api.thumbnails import Thumbnails
 from trainer.settings.grid import PARAMETERS, parse_grid
 
 pytest.importorskip("fastapi")
@@ -61,6 +62,12 @@ def test_the_folder_of_logs_may_be_changed_while_the_program_runs(bench: Bench) 
     (sample,) = bench.get("runs/samples?name=hat")["samples"]
     for path in ("grids/picture?name=cells", f"runs/sample?name=hat&file={sample['file']}"):
         assert bench.client.get(f"/trainyard/v1/{path}").headers["content-type"] == "image/png"
+
+
+def test_a_small_picture_has_another_number_after_a_start(tmp_path: Path) -> None:
+    """A browser keeps what it got under a number for an hour."""
+    before, after = Thumbnails(), Thumbnails()
+    assert before.identify(tmp_path / "cat.png") != after.identify(tmp_path / "dog.png")
 
 
 def test_a_run_without_files_has_no_grid(bench: Bench) -> None:

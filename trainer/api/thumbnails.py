@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import secrets
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -12,6 +13,8 @@ from ..errors import BadInput, Problem
 SIDE_PX = 192
 KEPT = 2000
 JPEG_QUALITY = 82
+MOST_STARTS = 10**14
+"""Where the numbers may begin; they stay within what a page and an address take."""
 
 
 class Thumbnails:
@@ -21,7 +24,8 @@ class Thumbnails:
         self._ids: dict[tuple[Path, float], int] = {}
         self._paths: OrderedDict[int, Path] = OrderedDict()
         self._made: OrderedDict[int, bytes] = OrderedDict()
-        self._next = 1
+        # Not from 1: a browser keeps the pictures that it got by numbers of an earlier start.
+        self._next = 1 + secrets.randbelow(MOST_STARTS)
         self._guard = threading.Lock()
 
     def identify(self, path: Path) -> int:
