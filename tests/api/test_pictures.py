@@ -64,6 +64,13 @@ def test_the_folder_of_logs_may_be_changed_while_the_program_runs(bench: Bench) 
         assert bench.client.get(f"/trainyard/v1/{path}").headers["content-type"] == "image/png"
 
 
+def test_a_text_that_can_be_no_picture_is_not_there(bench: Bench) -> None:
+    """Such as a prompt that was put into the wrong field."""
+    settings = {"method": "addift", "checkpoint": "a", "original_image": "a hat, " * 100}
+    (row,) = bench.post("plan", {"settings": settings})["named"]
+    assert [one["problem"] for one in row["pictures"]] == ["is not there"]
+
+
 def test_a_small_picture_has_another_number_after_a_start(tmp_path: Path) -> None:
     """A browser keeps what it got under a number for an hour."""
     before, after = Thumbnails(), Thumbnails()

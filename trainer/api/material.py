@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..paths import user_path
+from ..paths import is_file, user_path
 from ..settings.checks import picture_lines, prompt_lines
 from ..settings.methods import METHODS
 from ..settings.schema import PARAMETERS
@@ -86,7 +86,7 @@ def _picture(field: str, path: Path, thumbnails: Thumbnails) -> dict[str, object
     from ..errors import BadInput
 
     known: dict[str, object] = {"field": field, "name": path.name}
-    if not path.is_file():
+    if not is_file(path):
         return {**known, "problem": "is not there"}
     try:
         height, width = read_size(path)
