@@ -52,6 +52,13 @@ def test_of_several_runs_the_last_files_are_compared(bench: Bench) -> None:
     assert [file["name"] for file in files if file["chosen"]] == ["hat", "coat"]
 
 
+def test_a_damaged_file_is_offered_as_the_others(bench: Bench) -> None:
+    saved(bench, "hat", 1)
+    found = bench.get("grids/proposal?name=hat")
+    assert [file["name"] for file in found["files"]] == ["hat"]
+    assert found["settings"]["name"] == "hat-grid-1"
+
+
 def test_the_folder_of_logs_may_be_changed_while_the_program_runs(bench: Bench) -> None:
     bench.host.log_dir = bench.host.log_dir.parent / "elsewhere"
     for path in ("grids/cells.png", "samples/hat/00000010-00.png"):

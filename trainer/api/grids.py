@@ -102,11 +102,14 @@ def _spread(count: int, runs: int) -> set[int]:
 
 
 def _noted(file: Path) -> dict[str, object]:
-    """The settings that a file of ours carries, and the checkpoint's name."""
-    from safetensors import safe_open
+    """The settings that a file of ours carries, and the checkpoint's name; {} if it is damaged."""
+    from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
 
-    with safe_open(str(file), "numpy") as opened:  # type: ignore[attr-defined]
-        metadata = opened.metadata() or {}
+    try:
+        with safe_open(str(file), "numpy") as opened:
+            metadata = opened.metadata() or {}
+    except (SafetensorError, OSError):  # which the grid says when it is drawn
+        return {}
     text = metadata.get(SETTINGS_KEY)
     settings = dict(parse_object(text, SETTINGS_KEY)) if text else {}
     return {"checkpoint": metadata.get("ss_sd_model_name", ""), **settings}
