@@ -73,3 +73,12 @@ def test_broken_credentials_are_no_error() -> None:
     client = testclient.TestClient(app)
     for header in ("Basic", "Basic %%%", "Basic /w==", "Bearer bot:pw"):
         assert client.get("/x", headers={"Authorization": header}).status_code == 401
+
+
+@pytest.mark.parametrize("sent", [b"Basic \xe9", b"Basic !", b"Basic /w==", b"\xff"])
+def test_credentials_that_are_none_are_refused(sent: bytes) -> None:
+    app = fastapi.FastAPI()
+    guard = fastapi.Depends(webui_guard(SimpleNamespace(auth=None), "bot:pw"))
+    app.add_api_route("/x", lambda: "in", dependencies=[guard])
+    client = testclient.TestClient(app)
+    assert client.get("/x", headers={b"Authorization": sent}).status_code == 401
