@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 pytest.importorskip("fastapi")
@@ -206,6 +208,20 @@ def test_settings_are_taken_from_files(bench: Bench) -> None:
     assert found["values"] == {"method": "lora", "rank": "5"}
     bench.post("presets/import", {"settings": {"metadata": {"ss_network_dim": "5"}}}, 422)
     bench.post("presets/import", {"settings": {"colour": "red"}}, 422)
+
+
+def test_folders_that_are_slow_to_look_through_hold_up_no_other_request(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def loras() -> list[str]:
+        threads.append(threading.current_thread().name)
+        return []
+
+    monkeypatch.setattr(bench.host, "loras", loras)
+    bench.get("choices")
+    assert threads[0].startswith("trainyard-page")
 
 
 def test_choices_and_the_loaded_checkpoint(bench: Bench) -> None:

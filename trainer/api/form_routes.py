@@ -45,7 +45,8 @@ def add_form_routes(routes: Routes, yard: Yard) -> None:
 
     async def choices(request: Request) -> object:
         del request
-        return {"choices": yard.choices(), "loaded": yard.host.loaded_checkpoint()}
+        found = await in_thread(yard.choices)  # goes through whole folders
+        return {"choices": found, "loaded": yard.host.loaded_checkpoint()}
 
     settings = {"settings": SETTINGS}
     small, jpeg = "A small picture of one that a plan named", "image/jpeg"
