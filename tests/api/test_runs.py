@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,3 +62,18 @@ def test_the_picture_is_a_png(tmp_path: Path) -> None:
     write(tmp_path / "hat.csv", 5)
     drawn = picture([("hat", curve(tmp_path / "hat.csv")), ("coat", [])])
     assert drawn.startswith(b"\x89PNG\r\n")
+
+
+def test_names_are_no_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
+    legend = pytest.importorskip("matplotlib.legend").Legend
+    shown = []
+    draw = legend.draw
+
+    def look(self: Any, *given: Any) -> None:
+        shown.extend(text.get_text() for text in self.get_texts())
+        draw(self, *given)
+
+    monkeypatch.setattr(legend, "draw", look)
+    points = [(1, 1.0, 1.0, 1.0), (2, 1.0, 1.0, 1.0)]
+    picture([("cash$_$", points), ("_hat", points)])
+    assert [text.strip().replace("\\", "") for text in shown[:2]] == ["cash$_$", "_hat"]

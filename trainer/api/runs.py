@@ -136,7 +136,7 @@ def picture(curves: Sequence[tuple[str, Sequence[Point]]]) -> bytes:
     loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for name, points in curves:
         steps = [point[0] for point in points]
-        (line,) = loss.plot(steps, [point[2] for point in points], label=name)
+        (line,) = loss.plot(steps, [point[2] for point in points], label=_label(name))
         loss.plot(steps, [point[1] for point in points], color=line.get_color(), alpha=0.2, lw=0.7)
         rate.plot(steps, [point[3] for point in points], color=line.get_color())
     loss.set_ylabel("loss")
@@ -149,6 +149,12 @@ def picture(curves: Sequence[tuple[str, Sequence[Point]]]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def _label(name: str) -> str:
+    """A name as matplotlib shows it: not as a formula, and also where it would be passed over."""
+    plain = name.replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
 
 
 def _point(row: dict[str, str | None]) -> Point | None:
