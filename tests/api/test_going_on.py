@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 pytest.importorskip("torch")
+from trainer.jobs.job import Job
 from trainer.training.unfinished import BEGINNING_FILE, state_file, state_folder
 
 from .bench import Bench
@@ -75,6 +76,27 @@ def test_clear_leaves_what_can_go_on(bench: Bench) -> None:
     assert bench.post("queue/clear", {}) == {"removed": 2, "kept": 1}
     assert names(bench, "cancelled", "done") == ["can"]
     assert folder.is_dir()
+
+
+def test_clear_leaves_a_job_that_ends_meanwhile(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(bench, "old")
+    bench.go.clear()
+    hat = bench.post("jobs", {"settings": bench.settings(name="hat"), "start": True})["job"]
+    bench.until("running", "hat")
+    note_state(bench, hat)
+    saved_step = bench.yard.saved_step
+
+    def ends_meanwhile(job: Job) -> int | None:
+        bench.yard.worker.stop()
+        bench.go.set()
+        bench.yard.worker.wait(20)
+        return saved_step(job)
+
+    monkeypatch.setattr(bench.yard, "saved_step", ends_meanwhile)
+    assert bench.post("queue/clear", {}) == {"removed": 1, "kept": 0}
+    assert names(bench, "cancelled") == ["hat"], "it can go on"
 
 
 def test_a_job_that_is_removed_leaves_no_state_behind(bench: Bench) -> None:

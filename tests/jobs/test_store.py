@@ -192,10 +192,10 @@ def test_a_job_whose_result_was_saved_early_goes_on(store: JobStore) -> None:
     assert store.requeue(job.id, resume=True).state is JobState.QUEUED
 
 
-def test_clear_keeps_what_it_is_told_to(store: JobStore) -> None:
-    kept = finished(store, "kept", JobState.CANCELLED)
-    finished(store, "gone", JobState.CANCELLED)
-    assert store.clear(keep={kept.id}) == 1
+def test_clear_takes_only_what_it_is_told_to(store: JobStore) -> None:
+    finished(store, "kept", JobState.CANCELLED)
+    gone = finished(store, "gone", JobState.CANCELLED)
+    assert store.clear(only={gone.id}) == 1
     assert names(store) == ["kept"]
 
 

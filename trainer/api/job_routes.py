@@ -121,8 +121,8 @@ def _planned(yard: Yard, settings: Body) -> dict[str, object]:
 
 def _clear(yard: Yard) -> dict[str, int]:
     ended = yard.store.jobs(FINISHED)
-    kept = {job.id for job in ended if yard.saved_step(job) is not None}
-    return {"removed": yard.store.clear(keep=kept), "kept": len(kept)}
+    gone = {job.id for job in ended if yard.saved_step(job) is None}
+    return {"removed": yard.store.clear(only=gone), "kept": len(ended) - len(gone)}
 
 
 def _duplicate(yard: Yard, job_id: int, body: Body) -> object:

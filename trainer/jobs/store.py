@@ -107,14 +107,18 @@ class JobStore:
             self._get_in(job_id, set(JobState) - LIVE, "stop it first")
             self._file.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
 
-    def clear(self, states: Collection[JobState] = FINISHED, *, keep: Collection[int] = ()) -> int:
+    def clear(
+        self, states: Collection[JobState] = FINISHED, *, only: Collection[int] | None = None
+    ) -> int:
         """Forgets all jobs in `states` that no worker has in hand; returns how many.
 
         Args:
-            keep: ids of jobs that stay.
+            only: ids of those that may go, as others may have come to such a state meanwhile;
+                None: all.
         """
         with self._file.transaction():
-            gone = [job.id for job in self.jobs(set(states) - LIVE) if job.id not in keep]
+            found = [job.id for job in self.jobs(set(states) - LIVE)]
+            gone = [job_id for job_id in found if only is None or job_id in only]
             for job_id in gone:
                 self._file.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
             return len(gone)
