@@ -420,6 +420,27 @@ def test_a_full_disk_for_a_moment_does_not_end_the_training(
     assert told.exc_info is None
 
 
+def test_a_job_that_is_paused_on_a_full_disk_can_be_resumed(
+    store: JobStore, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise QueueError(store.path, sqlite3.OperationalError("database or disk is full"))
+
+    (number,) = add(store, "one")
+    worker = Worker(store, trainer)
+    worker.start()
+    trainer.wait_begun()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "set_paused", full)
+        assert worker.pause(number)
+    job = worker.status.job
+    assert job is not None and job.state is JobState.PAUSED, "or the page offers no way to resume"
+    assert worker.resume(number)
+    trainer.let()
+    assert worker.wait(TIMEOUT_S)
+    assert states(store) == [("one", "done")]
+
+
 def test_a_queue_that_breaks_lets_the_worker_rest_and_start_again(
     store: JobStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

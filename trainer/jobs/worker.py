@@ -223,10 +223,13 @@ class Worker:
             else:
                 current.control.resume()
             if current.control.paused == paused:
-                self._store.set_paused(job_id, paused)
-                current.job = replace(
-                    current.job, state=JobState.PAUSED if paused else JobState.RUNNING
-                )
+                state = JobState.PAUSED if paused else JobState.RUNNING
+                current.job = replace(current.job, state=state)
+                try:
+                    self._store.set_paused(job_id, paused)
+                except (sqlite3.Error, TrainyardError) as error:  # it is so all the same
+                    what = "that job %d is %s is not written down: %s"
+                    log.warning(what, job_id, state.value, error)
             return current.control.paused == paused
 
     def _recover(self) -> None:
