@@ -503,6 +503,16 @@ def test_settings_say_where_things_are_written(webui: Webui, tmp_path: Path) -> 
     assert host.output_dir == tmp_path / "models/Lora/mine"
 
 
+def test_numbers_that_were_emptied_in_the_settings_are_the_usual_ones(webui: Webui) -> None:
+    """The webui keeps None for them."""
+    opts = webui.modules["shared"].opts
+    opts.trainyard_idle_s = opts.trainyard_cache_disk_mb = None
+    job = parse({"method": "lora", "checkpoint": "one", "images": "x"})
+    assert within_limits(job) == job
+    with WebuiHost().borrow(SETTINGS, control := Control()):
+        assert control.checkpoint() is Request.CONTINUE
+
+
 def test_settings_limit_every_jobs_cache(webui: Webui) -> None:
     opts = webui.modules["shared"].opts
     opts.trainyard_cache_folder, opts.trainyard_cache_disk_mb = "/fast", 1000.0

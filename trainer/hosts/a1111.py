@@ -240,5 +240,6 @@ def within_limits(settings: JobSettings) -> JobSettings:
 
 
 def option(name: str, default: object) -> object:
-    """One of our settings in the webui's Settings."""
-    return getattr(shared.opts, f"trainyard_{name}", default)
+    """One of our settings in the webui's Settings; a number that was emptied there is None."""
+    value = getattr(shared.opts, f"trainyard_{name}", None)
+    return default if value is None else value
