@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 
 import pytest
@@ -301,6 +301,14 @@ def test_a_checkpoint_is_found_while_the_webui_reads_its_folder_anew(webui: Webu
 def test_results_stay_in_the_lora_folder(name: str) -> None:
     with pytest.raises(BadInput, match="leads out"):
         subfolder(name)
+
+
+@pytest.mark.parametrize("name", ["/x", r"\x", "C:x", r"C:\x", r"\\server\share", r"a\..\.."])
+def test_results_stay_in_the_lora_folder_on_windows(name: str, monkeypatch) -> None:
+    monkeypatch.setattr("trainer.hosts.a1111.Path", PureWindowsPath)
+    with pytest.raises(BadInput, match="leads out"):
+        subfolder(name)
+    assert subfolder(r"styles\x").parts == ("styles", "x")
 
 
 def test_the_exact_weight_beside_an_8_bit_one_is_taken(webui: Webui) -> None:

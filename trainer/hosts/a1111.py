@@ -163,7 +163,7 @@ def subfolder(name: str) -> Path:
         BadInput: it would lead out.
     """
     folder = Path(name.strip())
-    if folder.is_absolute() or folder.drive or ".." in folder.parts:
+    if folder.anchor or ".." in folder.parts:  # on Windows "/x" is not absolute, and leads out
         what = f"{name!r} leads out of the Lora folder"
         raise BadInput([Problem("Settings > Trainyard", what, "give a folder name only")])
     return folder
