@@ -93,11 +93,14 @@ def test_weights_are_averaged_for_the_pictures_alone(
     assert len(averaged) == 2 * at_the_end + 3  # at the first step, after steps 3 and 5
 
 
-def test_a_new_run_removes_the_pictures_of_the_old_one(
+def test_a_new_run_removes_the_pictures_of_the_old_one_and_no_other(
     tiny_checkpoint: Path, pictures: Path, tmp_path: Path
 ) -> None:
     old = tmp_path / "logs" / "samples" / "hat" / "00000999-00.png"
     old.parent.mkdir(parents=True)
-    old.write_bytes(b"")
+    mine = old.with_name("hat-1.png")
+    for path in (old, mine):
+        path.write_bytes(b"")
     train(tiny_checkpoint, pictures, tmp_path, sample_prompts="a hat", sample_every_steps=1000)
-    assert [path.name for path in old.parent.iterdir()] == [f"{STEPS:08d}-00.png"]
+    names = [f"{STEPS:08d}-00.png", mine.name]
+    assert sorted(path.name for path in old.parent.iterdir()) == names

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER = "samples"
+OWN = "[0-9]" * 8 + "-[0-9][0-9]*.png"
+"""What the files are called; others in the folder are a user's, who may have chosen it."""
 
 
 class Sampler:
@@ -57,7 +59,7 @@ class Sampler:
         """
         try:
             if step == 1:
-                for old in self.folder.glob("*-*.png"):
+                for old in self.folder.glob(OWN):
                     old.unlink()
             if self._draws_at(step, last):
                 self._draw(step, network, helpers)
