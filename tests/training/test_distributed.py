@@ -18,6 +18,8 @@ from PIL import Image
 
 from trainer import cli
 from trainer.cli import status
+from trainer.cli.job_files import read_job
+from trainer.cli.runs import read_there
 from trainer.control import Request
 from trainer.data.batches import LatentDataset
 from trainer.data.folder import TrainingImage
@@ -266,13 +268,31 @@ def test_one_process_is_a_team_that_asks_nobody():
     assert (alone.same_seed(-1), alone.same_seed(5)) == (-1, 5)
 
 
-def test_all_but_the_first_process_read_its_states_and_write_into_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(Team, "common", lambda self, value: {"state": b"of the first"})
-    kept = tmp_path / "logs" / "states" / "job"
-    with Team(1, 2).output_folder(tmp_path, kept) as out:
+def test_all_but_the_first_process_read_its_files_and_write_into_nothing(tmp_path, monkeypatch):
+    state = tmp_path / "logs" / "states" / "job" / "state"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"of the first")
+    sent = []
+    monkeypatch.setattr(Team, "common", lambda self, value: sent.append(value) or sent[0])
+    with Team(0, 2).output_folder(tmp_path, [state]) as out:
+        assert out == tmp_path
+    with Team(1, 2).output_folder(tmp_path, [state]) as out:
         assert out != tmp_path
         assert (out / "logs" / "states" / "job" / "state").read_bytes() == b"of the first"
+    assert sent[1] == {}
     assert not out.exists()
-    assert list(tmp_path.iterdir()) == []
-    with Team(0, 2).output_folder(tmp_path, kept) as out:
-        assert out == tmp_path
+
+
+def test_the_others_get_what_a_job_reads_in_the_folder_of_results(tmp_path, job):
+    """A LoRA to continue from may be named as it is called there, and the result tells the end."""
+    out, states = tmp_path / "out", tmp_path / "out" / "logs" / "states" / "result"
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    there = [out / "result.safetensors", out / "styles" / "hat.safetensors", states / "state"]
+    for file in (*there, elsewhere, out / "another.safetensors"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    settings = read_job(Path(job[1]))
+    for named, read in (("styles/hat", there), (str(elsewhere), [there[0], there[2]])):
+        found = list(read_there(settings.replace(resume_from=named), out, states))
+        assert sorted(found) == sorted(read)
+    assert list(read_there(settings.replace(resume_from="../elsewhere"), out, states)) == found

@@ -6,13 +6,16 @@ import argparse
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from ..control import Control, Request
 from ..events import ignore
+from ..paths import is_file
 from ..settings.files import read_object
 from ..settings.grid import parse_grid
 from ..settings.groups import OutputSettings, TrainingSettings
+from ..settings.schema import JobSettings
 from .job_files import changed, interruptible, read_job
 from .progress import show_progress
 from .status import CANCELLED, DONE
@@ -33,7 +36,7 @@ def train(options: argparse.Namespace) -> int:
         log_dir = StandaloneHost(options.models, options.out).log_dir
         states = state_folder(log_dir, settings[OutputSettings].name)
         with (
-            team.output_folder(options.out, states) as out,
+            team.output_folder(options.out, [*read_there(settings, options.out, states)]) as out,
             show_progress() as show,
             interruptible(control, alone=team.size == 1),
         ):
@@ -47,6 +50,23 @@ def train(options: argparse.Namespace) -> int:
         if outcome.request is not Request.CONTINUE and team.leads and state_files(states):
             print(f"To go on: {_going_on(options.given)}", file=sys.stderr)
     return DONE if outcome.request is Request.CONTINUE else CANCELLED
+
+
+def read_there(settings: JobSettings, out: Path, states: Path) -> Iterator[Path]:
+    """The files in the folder of results that a job looks at before it trains.
+
+    Its states, its own result, and LoRA files that it names as they are called there.
+    """
+    from ..networks import kohya
+    from ..training.plan import files_to_continue
+
+    yield from (file for file in states.glob("*") if is_file(file))
+    result = out / f"{settings[OutputSettings].name}.safetensors"
+    named = {kohya.find(name, out) for _, name in files_to_continue(settings)}
+    for file in sorted({result, *named}):
+        inside = file.is_relative_to(out) and ".." not in file.relative_to(out).parts
+        if inside and is_file(file):
+            yield file
 
 
 def _going_on(given: Sequence[str]) -> str:

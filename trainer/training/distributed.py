@@ -189,26 +189,26 @@ class Team:
             raise TeamBroken(self.rank) from error
 
     @contextmanager
-    def output_folder(self, folder: Path, kept: Path) -> Iterator[Path]:
+    def output_folder(self, folder: Path, read: Sequence[Path]) -> Iterator[Path]:
         """Where this process writes: the first one into `folder`, the others into nothing.
 
         Args:
-            kept: a folder below `folder` that the others have to read, if it exists; they get
-                what the first one has there, which may be another machine.
+            read: files below `folder` that the job looks at; the others get those that the first
+                one has there, which may be another machine.
         """
         if self.size == 1:
             yield folder
             return
-        found = {path.name: path.read_bytes() for path in kept.glob("*")} if self.leads else {}
-        files = self.common(found)
+        found = {file.relative_to(folder).as_posix(): file for file in read if self.leads}
+        files = self.common({name: file.read_bytes() for name, file in found.items()})
         if self.leads:
             yield folder
             return
         with tempfile.TemporaryDirectory(prefix="trainyard-") as temporary:
-            own = Path(temporary) / kept.relative_to(folder)
-            own.mkdir(parents=True)
             for name, content in files.items():
-                (own / name).write_bytes(content)
+                own = Path(temporary, name)
+                own.parent.mkdir(parents=True, exist_ok=True)
+                own.write_bytes(content)
             yield Path(temporary)
 
 
