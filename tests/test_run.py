@@ -184,6 +184,15 @@ def test_a_queues_job_may_begin_anew_in_place_of_its_own_state(host, pictures) -
     assert outcome.steps == 6
 
 
+def test_a_job_that_cannot_begin_anew_keeps_its_state(host, pictures, tmp_path) -> None:
+    folder = stopped(job(pictures), host, 1, owner="1-one")
+    step = stopped_at(folder)
+    gone = job(tmp_path / "a drive that is not there")
+    with pytest.raises(BadInput, match="does not exist"):
+        run_job(gone, host, control=Control(), sink=ignore, owner="1-one")
+    assert stopped_at(folder) == step
+
+
 def test_states_that_cannot_be_read_are_not_cleared(host, pictures) -> None:
     folder = stopped(job(pictures), host, 1)
     (state,) = folder.glob("*.safetensors")

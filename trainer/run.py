@@ -28,7 +28,7 @@ from .training.loop import Outcome
 from .training.plan import Plan, make_plan
 from .training.session import Session
 from .training.state import Beginning, Recorder, State, StateFolder
-from .training.unfinished import belongs, owner_of, state_folder
+from .training.unfinished import belongs, state_folder
 
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory")
 """torch names these in its errors when the main memory is full, or that of a Mac's GPU."""
@@ -83,8 +83,6 @@ def _checked(
     sink(PhaseStarted("Checking the job"))
     output = settings[OutputSettings]
     states = StateFolder(state_folder(host.log_dir, output.name), output.keep_states)
-    if not resume and owner and owner_of(states.folder) == owner:
-        states.clear()  # this very job was told to begin anew
     saved = _saved(states, output, owner) if resume else None
     if saved is not None:
         sink(Notice(f"Going on after step {saved.values['step']}"))
@@ -96,7 +94,8 @@ def _checked(
         sink(Notice("No state was saved; the job begins anew"))
     beginning = _beginning(settings, states, saved, owner) if resume else None
     # What the job itself has saved before may be there, also where files of others are respected.
-    plan = make_plan(settings if saved is None else settings.replace(overwrite=True), host)
+    checked = settings if saved is None else settings.replace(overwrite=True)
+    plan = make_plan(checked, host, owner=owner)
     for warning in plan.warnings:
         sink(Notice(warning))
     with ExitStack() as stack:

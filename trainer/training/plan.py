@@ -36,7 +36,7 @@ from ..settings.methods import METHODS
 from ..settings.schema import SECOND_PASS, JobSettings
 from .estimate import peak_mb
 from .sources import find_pictures, long_prompts
-from .unfinished import state_files, state_folder, stopped_at
+from .unfinished import owner_of, state_files, state_folder, stopped_at
 
 SMALLER_MADE_PX = 768
 """Families made for sizes up to this have checkpoints for 512 px too."""
@@ -75,12 +75,15 @@ class Plan:
         return max(1, math.ceil(self.steps / self.steps_per_epoch))
 
 
-def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = False) -> Plan:
+def make_plan(
+    settings: JobSettings, host: Host, *, decode_pictures: bool = False, owner: str = ""
+) -> Plan:
     """Checks a job that begins, against files and folders.
 
     Args:
         decode_pictures: read every picture whole instead of its header; training itself does so
             before its first step.
+        owner: the queue's job that begins, whose own states do not keep it from that; "": none.
 
     Raises:
         BadInput: with every problem of checkpoint, pictures, optimizer and output at once.
@@ -113,7 +116,7 @@ def make_plan(settings: JobSettings, host: Host, *, decode_pictures: bool = Fals
     output = settings[OutputSettings]
     steps = last[TrainingSettings].steps
     output_file = host.output_dir / f"{output.name}.safetensors"
-    collect(lambda: _check_name(output, output_file, host))
+    collect(lambda: _check_name(output, output_file, host, owner))
     save_points = _save_points(output, output_file, steps, per_epoch, problems)
     if problems or model is None or model.family is None:
         raise BadInput(problems)
@@ -187,14 +190,14 @@ def _steps_per_epoch(training: TrainingSettings, samples: tuple[View, ...]) -> f
     return order.batches_per_epoch / training.gradient_accumulation_steps
 
 
-def _check_name(output: OutputSettings, file: Path, host: Host) -> None:
+def _check_name(output: OutputSettings, file: Path, host: Host, owner: str) -> None:
     """Checks that what is there under this name is not lost.
 
     Raises:
         BadInput: a training of it can go on, the file exists already, or the folder cannot be
             written to.
     """
-    _check_unfinished(output, host)
+    _check_unfinished(output, host, owner)
     if is_there(file) and not output.overwrite:
         free = free_name(output.name, host.output_dir, log_dir=host.log_dir)
         raise BadInput(
@@ -226,10 +229,11 @@ def check_writable(folder: Path) -> None:
         raise BadInput([Problem("output folder", what, cure)]) from error
 
 
-def _check_unfinished(output: OutputSettings, host: Host) -> None:
-    """Raises: BadInput: a training of this name can go on, and would be lost."""
-    step = stopped_at(state_folder(host.log_dir, output.name))
-    if step is None or output.overwrite:
+def _check_unfinished(output: OutputSettings, host: Host, owner: str) -> None:
+    """Raises: BadInput: another training of this name can go on, and would be lost."""
+    folder = state_folder(host.log_dir, output.name)
+    step = stopped_at(folder)
+    if step is None or output.overwrite or (owner and owner_of(folder) == owner):
         return
     free = free_name(output.name, host.output_dir, log_dir=host.log_dir)
     raise BadInput(
