@@ -119,6 +119,19 @@ def test_a_job_that_waits_to_begin_anew_takes_its_state_along_when_it_is_removed
     assert not folder.exists()
 
 
+def test_a_job_that_waits_to_begin_anew_can_be_changed(bench: Bench) -> None:
+    hat = stopped(bench, "hat")
+    folder = note_state(bench, hat)
+    bench.post("jobs", {"settings": bench.settings(name="first")})
+    bench.post(f"jobs/{hat['id']}/requeue", {"resume": False})
+    body = {"settings": bench.settings(name="hat", steps=7)}
+    bench.post(f"jobs/{hat['id']}", body, method="PATCH")
+    assert folder.is_dir(), "until it begins"
+    renamed = {"settings": bench.settings(name="cap")}
+    bench.post(f"jobs/{hat['id']}", renamed, method="PATCH")
+    assert not folder.exists(), "no job could go on from it"
+
+
 def test_what_goes_on_is_the_next_and_starts(bench: Bench) -> None:
     hat = stopped(bench, "hat")
     note_state(bench, hat)

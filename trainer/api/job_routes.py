@@ -68,8 +68,11 @@ def add_job_routes(routes: Routes, yard: Yard) -> None:
 
     async def change_job(request: Request) -> object:
         body, job = await body_of(request), yard.store.get(_job_id(request))
-        settings = await in_thread(lambda: _planned(yard, settings_of(body)))
-        return {"job": job_json(yard, yard.store.edit(job.id, settings))}
+        settings = await in_thread(lambda: _planned(yard, settings_of(body), job.key))
+        edited = yard.store.edit(job.id, settings)
+        if edited.name != job.name:
+            yard.forget_state(job)  # of a run before, which nobody could go on from any more
+        return {"job": job_json(yard, edited)}
 
     async def delete_job(request: Request) -> object:
         job = yard.store.get(_job_id(request))
@@ -115,8 +118,8 @@ def _move(yard: Yard, job_id: int, body: Body) -> object:
     return True
 
 
-def _planned(yard: Yard, settings: Body) -> dict[str, object]:
-    return planned(settings, yard.host, yard.store.jobs(PENDING))
+def _planned(yard: Yard, settings: Body, owner: str = "") -> dict[str, object]:
+    return planned(settings, yard.host, yard.store.jobs(PENDING), owner)
 
 
 def _clear(yard: Yard) -> dict[str, int]:

@@ -26,11 +26,14 @@ def checked(raw: Mapping[str, object]) -> dict[str, object]:
     return parse_grid(raw).as_dict() if raw.get("method") == GRID else parse(raw).as_dict()
 
 
-def planned(raw: Mapping[str, object], host: Host, before: Sequence[Job] = ()) -> dict[str, object]:
+def planned(
+    raw: Mapping[str, object], host: Host, before: Sequence[Job] = (), owner: str = ""
+) -> dict[str, object]:
     """As `checked`, for a job that could run now as far as files and folders go.
 
     Args:
         before: jobs that run first; a LoRA file that one of them makes need not be there yet.
+        owner: the key of the job that is changed; "": it is a new one.
 
     Raises:
         BadInput: every problem at once, as the plan tells them.
@@ -56,7 +59,7 @@ def planned(raw: Mapping[str, object], host: Host, before: Sequence[Job] = ()) -
     parsed = parse(raw)
     later = {field for field, name in files_to_continue(parsed) if will_be_there(name)}
     try:
-        make_plan(parsed, host)
+        make_plan(parsed, host, owner=owner)
     except BadInput as error:
         left = [one for one in error.problems if one.where not in later]
         if left:
