@@ -9,6 +9,7 @@
     let known = {}; // the fields' values as last read, by key
     const touched = new Set();
     let offered = null; // what there is to choose from, by what a field picks
+    let turn = Promise.resolve(); // ends when the form has been changed as asked so far
 
     ty.method = "";
     ty.take = function (values) {
@@ -24,8 +25,17 @@
         ty.at("collect").click();
     });
 
+    /** One after the other, so that each reads what the one before has written. */
+    function inTurn(work) {
+        const done = turn.then(work);
+        turn = done.catch(() => {});
+        return done;
+    }
+
     /** Sets some fields; the others stay as they are. */
-    ty.write = async function (values) {
+    ty.write = (values) => inTurn(() => write(values));
+
+    async function write(values) {
         const now = await ty.read();
         written = ty.facts.fields.map((one) => {
             const value = one.key in values ? values[one.key] : now[one.key];
@@ -41,10 +51,10 @@
         store();
         check();
         ty.plan();
-    };
+    }
 
     /** The job that the form describes, as settings. */
-    ty.settings = async function () {
+    ty.settings = () => inTurn(async () => {
         const values = await ty.read();
         const job = {method: ty.method};
         for (const one of ty.facts.fields) {
@@ -53,9 +63,9 @@
             if (one.methods.includes(ty.method) && !unset) job[one.key] = value === null ? "" : value;
         }
         return job;
-    };
+    });
 
-    ty.chooseMethod = async function (method, values = {}) {
+    ty.chooseMethod = (method, values = {}) => inTurn(async () => {
         const before = ty.method;
         show(method);
         const now = await ty.read();
@@ -67,8 +77,8 @@
                 changes[one.key] = one.defaults[method];
             }
         }
-        await ty.write({...changes, ...values});
-    };
+        await write({...changes, ...values});
+    });
 
     /** Fills in settings that came from a preset, a job or a file. */
     ty.fillIn = (values) => {
@@ -228,7 +238,7 @@
 
     ty.starters.push(() => {
         const form = ty.at("form");
-        const soon = ty.later(() => changed().catch((error) => ty.say(error.message, "bad")), CHECK_MS);
+        const soon = ty.later(() => inTurn(changed).catch((error) => ty.say(error.message, "bad")), CHECK_MS);
         for (const name of ["input", "change", "click", "keyup", "focusout"]) {
             form.addEventListener(name, soon);
         }

@@ -33,6 +33,17 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )
 
+SMALL = {
+    "image_size_px": "64",
+    "bucket_step_px": "32",
+    "min_length_px": "32",
+    "rank": "2",
+    "alpha": "1",
+    "batch_size": "1",
+    "seed": "1",
+}
+"""Settings of a training that takes seconds."""
+
 
 class Page:
     """The tab in a browser: waiting, reading, pressing."""
@@ -154,6 +165,16 @@ def page(
     port = free_port()
     serve(tmp_path_factory.mktemp("out"), port)
     return Page(browser, f"http://127.0.0.1:{port}/")
+
+
+@pytest.fixture
+def form(page: Page, photos: Path) -> Page:
+    """The page with a small job filled in and nothing running."""
+    page.open()
+    page.until("!trainyard.status.running")
+    page.script("return trainyard.chooseMethod('lora').then(() => trainyard.reset())")
+    page.write(**SMALL, images=str(photos))
+    return page
 
 
 def start_server(

@@ -13,31 +13,12 @@ import pytest
 
 from trainer.settings.schema import parse
 
-from .conftest import Page, free_port
+from .conftest import SMALL, Page, free_port
 
 pytestmark = pytest.mark.slow
 
 Serve = Callable[[Path, int], "subprocess.Popen[bytes]"]
-SMALL = {
-    "image_size_px": "64",
-    "bucket_step_px": "32",
-    "min_length_px": "32",
-    "rank": "2",
-    "alpha": "1",
-    "batch_size": "1",
-    "seed": "1",
-}
 PLAN = "document.getElementById('trainyard_plan').innerText"
-
-
-@pytest.fixture
-def form(page: Page, photos: Path) -> Page:
-    """The page with a small job filled in and nothing running."""
-    page.open()
-    page.until("!trainyard.status.running")
-    page.script("return trainyard.chooseMethod('lora').then(() => trainyard.reset())")
-    page.write(**SMALL, images=str(photos))
-    return page
 
 
 def start(page: Page, name: str, steps: int) -> None:
