@@ -10,6 +10,7 @@
     const touched = new Set();
     let offered = null; // what there is to choose from, by what a field picks
     let turn = Promise.resolve(); // ends when the form has been changed as asked so far
+    let last = {}; // the method that last had a field, by the field's key
 
     ty.method = "";
     ty.take = function (values) {
@@ -71,8 +72,9 @@
         const now = await ty.read();
         const changes = {};
         for (const one of ty.facts.fields) {
+            if (before in one.defaults) last[one.key] = before;
             // what was never changed follows the method's own defaults
-            const old = one.defaults[before];
+            const old = one.defaults[last[one.key]];
             if (method in one.defaults && same(now[one.key], old === undefined ? one.defaults[method] : old)) {
                 changes[one.key] = one.defaults[method];
             }
@@ -188,7 +190,7 @@
 
     function store() {
         try {
-            localStorage.setItem(STORED, JSON.stringify({method: ty.method, values: known}));
+            localStorage.setItem(STORED, JSON.stringify({method: ty.method, values: known, last}));
         } catch { /* a browser without storage only forgets the form at a reload */ }
     }
 
@@ -198,6 +200,7 @@
             kept = JSON.parse(localStorage.getItem(STORED) || "null");
         } catch { /* as if nothing had been kept */ }
         const method = kept && kept.method in ty.facts.methods ? kept.method : ty.facts.method;
+        last = kept && kept.last || {};
         show(method);
         known = await ty.read();
         const values = {};

@@ -11,6 +11,11 @@ from .conftest import Page
 pytestmark = pytest.mark.slow
 
 
+def through(page: Page, *methods: str) -> None:
+    for method in methods:
+        page.script("return trainyard.chooseMethod(arguments[0])", method)
+
+
 def test_arrow_keys_go_through_the_methods_as_fast_as_they_repeat(form: Page) -> None:
     form.script("""
         document.getElementById('trainyard_method_lora').focus();
@@ -23,3 +28,14 @@ def test_arrow_keys_go_through_the_methods_as_fast_as_they_repeat(form: Page) ->
     time.sleep(2)
     values = {name: form.read(name) for name in ("steps", "learning_rate", "rank")}
     assert values == {"steps": "50", "learning_rate": "0.0001", "rank": "2"}
+
+
+def test_what_was_never_changed_follows_the_method_that_last_had_it(form: Page) -> None:
+    through(form, "ileco", "difference", "lora")
+    assert form.read("preserve_share") == "0.33", "iLECO's 0.5, which Difference does not have"
+    through(form, "multi_addift", "ileco")
+    assert form.read("truncate_prompts") is False
+    through(form, "lora")
+    form.write(preserve_share="0.5")
+    through(form, "difference", "lora")
+    assert form.read("preserve_share") == "0.5", "what was changed stays"
