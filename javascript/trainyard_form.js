@@ -85,7 +85,10 @@
     /** Fills in settings that came from a preset, a job or a file. */
     ty.fillIn = (values) => {
         const {method, ...rest} = values;
-        return ty.chooseMethod(method && method in ty.facts.methods ? method : ty.method, rest);
+        if (!method || !(method in ty.facts.methods)) return ty.chooseMethod(ty.method, rest);
+        // a second pass of which they say nothing is as the first, whatever the form said of it
+        const second = ty.facts.fields.filter((one) => one.section === "second" && one.methods.includes(method));
+        return ty.chooseMethod(method, {...Object.fromEntries(second.map((one) => [one.key, ""])), ...rest});
     };
 
     ty.reset = async function () {

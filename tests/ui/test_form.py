@@ -39,3 +39,15 @@ def test_what_was_never_changed_follows_the_method_that_last_had_it(form: Page) 
     form.write(preserve_share="0.5")
     through(form, "difference", "lora")
     assert form.read("preserve_share") == "0.5", "what was changed stays"
+
+
+def test_settings_of_another_job_bring_their_own_second_pass_or_none(form: Page) -> None:
+    fill_in = "return trainyard.ask('presets/load', {name: arguments[0]}).then("
+    fill_in += "({values}) => trainyard.fillIn(values))"
+    form.script(fill_in, "Difference second pass")
+    assert form.read("second_pass.rank") == "4"
+    through(form, "lora")
+    form.script(fill_in, "LoRA")
+    assert form.read("second_pass.rank") == "4", "LoRA has none"
+    form.script(fill_in, "Difference")
+    assert form.read("second_pass.rank") == ""
