@@ -214,11 +214,11 @@
                 && Array.isArray(value) === Array.isArray(known[one.key]);
             if (value !== undefined && (alike || text)) values[one.key] = value;
         }
+        await ty.write(values); // at once: the server may be slow, and the user not
         const found = await ty.ask("choices");
         offered = found.choices;
         const only = offered.checkpoint.length === 1 ? offered.checkpoint[0] : "";
-        if (blank(values.checkpoint) && blank(known.checkpoint)) values.checkpoint = found.loaded || only;
-        await ty.write(values);
+        await ty.write(blank(known.checkpoint) ? {checkpoint: found.loaded || only} : {});
     }
 
     async function changed() {

@@ -57,6 +57,14 @@ class Page:
         self.until("window.trainyard && trainyard.root && trainyard.status && trainyard.method")
         time.sleep(1.5)  # the stored form is filled in
 
+    def open_with(self, answers: str) -> None:
+        """Opens the page with a `window.fetch` of its own: `answers` is its body in JavaScript."""
+        source = f"const real = window.fetch; window.fetch = async (...asked) => {{ {answers} }};"
+        on_load = "Page.addScriptToEvaluateOnNewDocument"
+        added = self.driver.execute_cdp_cmd(on_load, {"source": source})
+        self.open()
+        self.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
     def script(self, code: str, *values: object) -> Any:
         return self.driver.execute_script(code, *values)
 

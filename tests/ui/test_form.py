@@ -51,3 +51,16 @@ def test_settings_of_another_job_bring_their_own_second_pass_or_none(form: Page)
     assert form.read("second_pass.rank") == "4", "LoRA has none"
     form.script(fill_in, "Difference")
     assert form.read("second_pass.rank") == ""
+
+
+def test_a_reload_keeps_the_form_also_where_the_server_answers_late_or_not(form: Page) -> None:
+    form.write(trigger_word="ohwx", name="before")
+    form.open_with("""
+        if (String(asked[0]).includes('/choices')) return new Promise(() => {});
+        return real(...asked);
+    """)
+    assert form.read("trigger_word") == "ohwx"
+    form.type("name", "after")
+    time.sleep(1)
+    form.open()
+    assert (form.read("trigger_word"), form.read("name")) == ("ohwx", "after")
