@@ -91,6 +91,14 @@
             || !(status.step || job.method === ty.GRID && job.done);
     }
 
+    /** A waiting job that has begun or is gone, perhaps by another tab, can be edited no longer. */
+    function forgetEdit(status) {
+        if (ty.editing === null) return;
+        if (status.jobs.some((job) => job.id === ty.editing && job.state === "queued")) return;
+        ty.editing = null;
+        ty.say("The job that you were editing waits no longer; the form keeps what you changed.");
+    }
+
     async function enqueue(start) {
         const settings = await ty.settings();
         ty.say("");
@@ -152,6 +160,7 @@
     // ------------------------------------------------------------------ progress
 
     function draw(status) {
+        forgetEdit(status);
         buttons(status);
         const place = ty.at("live");
         if (!place.childElementCount) skeleton(place);

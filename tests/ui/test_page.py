@@ -533,3 +533,14 @@ def test_the_page_survives_a_server_that_dies_and_its_job_goes_on(
     page.press("stop_save")
     page.until(f"{state('cut-off')} === 'done'", 120)
     assert (tmp_path / "cut-off.safetensors").is_file()
+
+
+def test_a_job_that_is_edited_and_goes_leaves_a_form_that_can_be_queued(form: Page) -> None:
+    form.write(name="fleeting", steps="3")
+    form.press("enqueue")
+    form.until(f"{state('fleeting')} === 'queued'")
+    number = form.script("return trainyard.status.jobs.find((job) => job.name === 'fleeting').id")
+    form.press(f"job_{number}_edit")
+    form.until("document.getElementById('trainyard_enqueue').innerText.startsWith('Save changes')")
+    form.script(f"return trainyard.ask('jobs/{number}', {{}}, 'DELETE')")  # from another tab
+    form.until("document.getElementById('trainyard_enqueue').innerText === 'Add to queue'")
