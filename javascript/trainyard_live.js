@@ -72,6 +72,8 @@
 
     // ------------------------------------------------------------------ buttons
 
+    const pressed = new Set(); // buttons whose work is under way
+
     const current = () => (ty.status && ty.status.job) || null;
 
     function buttons(status) {
@@ -89,6 +91,7 @@
         ty.at("stop").disabled = !job;
         ty.at("stop_save").disabled = !job || status.stopping
             || !(status.step || job.method === ty.GRID && job.done);
+        for (const button of pressed) button.disabled = true;
     }
 
     /** A waiting job that has begun or is gone, perhaps by another tab, can be edited no longer. */
@@ -314,7 +317,9 @@
             const button = ty.at(name);
             button.addEventListener("click", async () => {
                 button.disabled = true; // a second click cannot start a second job
+                pressed.add(button);
                 await ty.attempt(work);
+                pressed.delete(button);
                 if (ty.status) buttons(ty.status);
             });
         }

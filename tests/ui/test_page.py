@@ -544,3 +544,19 @@ def test_a_job_that_is_edited_and_goes_leaves_a_form_that_can_be_queued(form: Pa
     form.until("document.getElementById('trainyard_enqueue').innerText.startsWith('Save changes')")
     form.script(f"return trainyard.ask('jobs/{number}', {{}}, 'DELETE')")  # from another tab
     form.until("document.getElementById('trainyard_enqueue').innerText === 'Add to queue'")
+
+
+def test_a_start_under_way_cannot_be_pressed_again(form: Page) -> None:
+    form.write(name="pressed-once", steps="3")
+    form.script("""
+        const real = window.fetch;
+        window.fetch = async (...asked) => {
+            if (String(asked[0]).endsWith('/jobs')) await new Promise((go) => setTimeout(go, 2000));
+            return real(...asked);
+        };
+    """)
+    form.press("start")
+    form.script("return trainyard.refresh()")
+    assert form.script("return document.getElementById('trainyard_start').disabled")
+    form.until(f"{state('pressed-once')} === 'done'", 120)
+    form.until("!document.getElementById('trainyard_start').disabled")
