@@ -223,6 +223,8 @@
         const key = JSON.stringify([runs, [...compared]]);
         if (key === drawnRuns) return;
         drawnRuns = key;
+        const before = ty.at("runs"), top = before ? before.scrollTop : 0;
+        const focused = before && before.contains(document.activeElement) ? document.activeElement.value : "";
         const chart = ty.el("div", {id: "trainyard_compare"});
         const links = ty.el("div", {class: "trainyard_row"});
         const grids = ty.at("grids") || ty.el("div", {id: "trainyard_grids"});
@@ -231,6 +233,9 @@
                 ? "Choose runs to compare how their loss fell, and what they draw."
                 : "The loss curves of finished trainings are kept here."),
             ty.el("div", {id: "trainyard_runs", role: "group", "aria-label": "Runs"}, ...rows), chart, links, grids);
+        ty.at("runs").scrollTop = top;
+        const same = focused && [...place.querySelectorAll("input")].find((box) => box.value === focused);
+        if (same) same.focus({preventScroll: true});
         const names = [...compared].slice(0, 12);
         if (!names.length) return;
         const curves = await Promise.all(names.map(async (name, i) => ({name, colour: ty.COLOURS[i],

@@ -560,3 +560,23 @@ def test_a_start_under_way_cannot_be_pressed_again(form: Page) -> None:
     assert form.script("return document.getElementById('trainyard_start').disabled")
     form.until(f"{state('pressed-once')} === 'done'", 120)
     form.until("!document.getElementById('trainyard_start').disabled")
+
+
+def test_choosing_a_run_leaves_the_list_and_the_keyboard_where_they_were(form: Page) -> None:
+    form.open_with("""
+        const path = String(asked[0]), answer = (value) => new Response(JSON.stringify(value));
+        const runs = [...Array(40).keys()].map((n) => ({name: `run-${n}`, changed_s: n}));
+        if (path.endsWith('/runs')) return answer({runs});
+        return path.includes('/runs/curve') ? answer({curve: []}) : real(...asked);
+    """)
+    form.until("document.querySelectorAll('#trainyard_runs input').length === 40")
+    before = form.script("""
+        const box = document.querySelector('#trainyard_runs input[value=run-39]');
+        box.focus();
+        box.click();
+        return document.getElementById('trainyard_runs').scrollTop;
+    """)
+    form.until("document.getElementById('trainyard_grid_ask')")
+    assert before > 0
+    assert form.script("return document.getElementById('trainyard_runs').scrollTop") == before
+    assert form.script("return document.activeElement.value") == "run-39"
