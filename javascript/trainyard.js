@@ -105,7 +105,8 @@ window.trainyard = window.trainyard || {
     ty.dialog = function ({title, text = "", value = null, yes, danger = false}) {
         return new Promise((resolve) => {
             const input = value === null ? null
-                : ty.el("input", {type: "text", value, "aria-label": title, id: "trainyard_dialog_text"});
+                : ty.el("input", {type: "text", value, "aria-label": title, id: "trainyard_dialog_text",
+                    required: true, pattern: ".*\\S.*", title: "A name"});
             const answer = (given) => { box.close(); box.remove(); resolve(given); };
             const form = ty.el("form", {method: "dialog", onsubmit: (event) => {
                 event.preventDefault();

@@ -580,3 +580,12 @@ def test_choosing_a_run_leaves_the_list_and_the_keyboard_where_they_were(form: P
     assert before > 0
     assert form.script("return document.getElementById('trainyard_runs').scrollTop") == before
     assert form.script("return document.activeElement.value") == "run-39"
+
+
+def test_a_preset_needs_a_name(form: Page) -> None:
+    form.press("preset_save")
+    form.until("document.getElementById('trainyard_dialog_text')")
+    form.press("dialog_yes")
+    box = "document.getElementById('trainyard_dialog_text')"
+    assert form.script(f"return {box} !== null && !{box}.validity.valid"), "it stays, and says why"
+    form.script("[...document.querySelectorAll('dialog[open] button')].at(-1).click()")
