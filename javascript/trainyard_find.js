@@ -6,7 +6,7 @@
     function effect(one) {
         const [other, ...wanted] = one.only_with;
         const asked = other && ty.facts.fields.find((field) => field.key === other);
-        if (!asked) return "";
+        if (!asked || !asked.methods.includes(ty.method)) return "";
         return ` It counts only with ${asked.title}${wanted.length ? ": " + wanted.join(", ") : ""}.`;
     }
 

@@ -589,3 +589,14 @@ def test_a_preset_needs_a_name(form: Page) -> None:
     box = "document.getElementById('trainyard_dialog_text')"
     assert form.script(f"return {box} !== null && !{box}.validity.valid"), "it stays, and says why"
     form.script("[...document.querySelectorAll('dialog[open] button')].at(-1).click()")
+
+
+def test_help_names_only_settings_that_the_method_has(form: Page) -> None:
+    tip = """
+        document.querySelector('#trainyard_mask_floor .trainyard_what')
+            .dispatchEvent(new MouseEvent('mouseenter'));
+        return document.getElementById('trainyard_tip').textContent;
+    """
+    assert "It counts only with Picture mask: alpha, files." in form.script(tip)
+    form.script("return trainyard.chooseMethod('difference')")
+    assert "It counts only" not in form.script(tip)
