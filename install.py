@@ -218,8 +218,8 @@ def set_up(requirements: Sequence[str]) -> None:
         CalledProcessError: pip or venv failed, and said why.
     """
     wanted = {*requirements, *WITHOUT_DEPENDENCIES}
-    made = venv_python().is_file()
-    if made and STAMP.is_file() and wanted <= set(STAMP.read_text("utf-8").splitlines()):
+    made = venv_python().is_file() and STAMP.is_file()  # without it, it may lack even pip
+    if made and wanted <= set(STAMP.read_text("utf-8").splitlines()):
         return
     print("Setting up .venv; the first time this takes some minutes.", flush=True)
     STAMP.unlink(missing_ok=True)

@@ -174,3 +174,19 @@ def test_a_failed_setup_is_done_again(install, monkeypatch, tmp_path) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         install.set_up(("b==2",))
     assert not stamp.exists()
+
+
+def test_an_environment_that_was_left_half_made_is_made_again(
+    install, monkeypatch, tmp_path
+) -> None:
+    """Debian's Python without its venv package, or a Ctrl-C, leaves one that has no pip."""
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    monkeypatch.setattr(install, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(install, "STAMP", tmp_path / ".venv/stamp")
+    monkeypatch.setattr(install, "venv_python", lambda: python)
+    ran: list[list[str]] = []
+    monkeypatch.setattr(install.subprocess, "run", lambda command, **_: ran.append(command))
+    install.set_up(("a==1",))
+    assert ran[0][1:3] == ["-m", "venv"]
