@@ -179,6 +179,8 @@ def main(arguments: Sequence[str]) -> int:
     except subprocess.CalledProcessError as error:
         print(f"This failed: {' '.join(map(str, error.cmd))}\nIts reason is above.")
         return 1
+    except KeyboardInterrupt:  # with which the page is ended; the program has said its word
+        return 130
 
 
 def demo(arguments: Sequence[str]) -> int:

@@ -303,6 +303,18 @@ def test_ctrl_c_saves_and_exits_with_130(job, tmp_path):
     assert 0 < steps < 100000
 
 
+@pytest.mark.parametrize("command", ["check", "schema"])
+def test_ctrl_c_ends_every_command_without_a_traceback(command, job, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.measure.measure_step", interrupted)
+    monkeypatch.setattr(cli, "listing", interrupted)
+    arguments = job() if command == "check" else []
+    assert cli.main([command, *arguments]) == status.CANCELLED
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_a_grid_is_drawn_by_its_own_command(job, tmp_path, tiny_checkpoint, capfd):
     assert cli.main(["train", *job(save_every_steps=2)]) == status.DONE
     files = [tmp_path / "out" / f"result{part}.safetensors" for part in ("-step00000002", "")]

@@ -190,3 +190,12 @@ def test_an_environment_that_was_left_half_made_is_made_again(
     monkeypatch.setattr(install.subprocess, "run", lambda command, **_: ran.append(command))
     install.set_up(("a==1",))
     assert ran[0][1:3] == ["-m", "venv"]
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(install, monkeypatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(install, "set_up", lambda requirements: None)
+    monkeypatch.setattr(install.subprocess, "run", interrupted)
+    assert install.main(["ui"]) == 130

@@ -19,7 +19,7 @@ from ..atomic import write_bytes
 from ..errors import BadInput, TrainyardError
 from ..settings.schema import listing
 from . import bench, runs
-from .status import BAD_INPUT, DONE, FAILED
+from .status import BAD_INPUT, CANCELLED, DONE, FAILED
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
     try:
         status: int = options.command(options)
+    except KeyboardInterrupt:
+        return CANCELLED
     except BadInput as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
