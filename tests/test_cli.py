@@ -315,6 +315,14 @@ def test_ctrl_c_ends_every_command_without_a_traceback(command, job, monkeypatch
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("port", ["99999", "-1", "x"])
+def test_a_port_that_is_none_is_bad_input(port, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["ui", "--port", port])
+    assert ended.value.code == status.BAD_INPUT
+    assert "--port" in capsys.readouterr().err
+
+
 def test_a_grid_is_drawn_by_its_own_command(job, tmp_path, tiny_checkpoint, capfd):
     assert cli.main(["train", *job(save_every_steps=2)]) == status.DONE
     files = [tmp_path / "out" / f"result{part}.safetensors" for part in ("-step00000002", "")]

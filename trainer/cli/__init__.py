@@ -94,12 +94,18 @@ def _parser() -> argparse.ArgumentParser:
     grid = add("grid", runs.grid, text, machine, changes)
     grid.add_argument("job", metavar="GRID.json", type=Path, nargs="?")
     page = add("ui", _ui, "Open the page, without a webui.", machine)
-    page.add_argument("--port", type=int, default=7861)
+    page.add_argument("--port", type=_port, default=7861)
     bench.add_options(
         add("bench", bench.bench, "Measure steps against the bare UNet, or --quality.")
     )
     add("schema", _schema, "Print every parameter as JSON.")
     return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, use 1024 to 65535")
+    return int(text)
 
 
 def _of_the_machine() -> argparse.ArgumentParser:
