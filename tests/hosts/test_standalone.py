@@ -122,3 +122,11 @@ def test_marks_in_a_file_say_what_the_model_predicts(tmp_path: Path) -> None:
     plain = schedule(prediction_type="epsilon")
     assert plain.prediction_type == "epsilon"
     assert plain.alphas_cumprod[-1] > 0
+
+
+def test_only_results_are_offered_as_loras(host, tmp_path):
+    for name in ("hat", "styles/ink", "logs/states/hat/00000010", "logs/cache/0/latents"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.safetensors").touch()
+    found = [str(tmp_path / f"{name}.safetensors") for name in ("hat", "styles/ink")]
+    assert host.loras() == found

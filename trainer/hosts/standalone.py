@@ -52,7 +52,9 @@ class StandaloneHost:
 
     def loras(self) -> list[str]:
         """See `Host.loras`."""
-        return [str(path) for path in sorted(self._output_dir.rglob("*.safetensors"))]
+        found = sorted(self._output_dir.rglob("*.safetensors"))
+        # states and encoded pictures lie below the logs
+        return [str(path) for path in found if not path.is_relative_to(self.log_dir)]
 
     def loaded_checkpoint(self) -> str:
         """See `Host.loaded_checkpoint`: nothing is loaded before a job begins."""
