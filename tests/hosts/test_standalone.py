@@ -130,3 +130,9 @@ def test_only_results_are_offered_as_loras(host, tmp_path):
         (tmp_path / f"{name}.safetensors").touch()
     found = [str(tmp_path / f"{name}.safetensors") for name in ("hat", "styles/ink")]
     assert host.loras() == found
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_here_is_bad_input(tmp_path, device):
+    with pytest.raises(BadInput, match=f"--device: '{device}' cannot be used"):
+        StandaloneHost(tmp_path, tmp_path, device)

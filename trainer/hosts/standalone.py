@@ -30,9 +30,11 @@ class StandaloneHost:
     """Reads checkpoints from `models_dir` (or from a path) and writes to `output_dir`."""
 
     def __init__(self, models_dir: Path, output_dir: Path, device: str | None = None) -> None:
+        """Raises: BadInput: torch knows no such device, or it is not in this machine."""
         self.models_dir = models_dir
         self._output_dir = output_dir
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        own = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = _checked(device) if device else torch.device(own)
 
     @property
     def output_dir(self) -> Path:
@@ -129,3 +131,14 @@ class StandaloneHost:
                 )
             ]
         )
+
+
+def _checked(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        told = str(error).partition("\n")[0]
+        cure = "leave it out, or use cpu"
+        raise BadInput([Problem("--device", f"{name!r} cannot be used: {told}", cure)]) from None
+    return device
