@@ -27,6 +27,7 @@ def test_every_combination_is_a_picture() -> None:
         ("strengths", "0, much", "is no number"),
         ("strengths", "0, inf", "is no number"),
         ("strengths", " , ", "is empty"),
+        ("strengths", "0,5; 1", "a comma"),
         ("seeds", "1.5", "is no seed"),
         ("seeds", "-1", "is no seed"),
         ("name", "../grid", "folder separator"),

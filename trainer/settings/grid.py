@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ def numbers(text: str) -> tuple[float, ...]:
     Raises:
         BadValueError: a part is no finite number, or there is none.
     """
+    if ";" in text and re.search(r"\d,\d", text):
+        what = f"{shown(text.strip())} has a comma where a point may be meant"
+        raise BadValueError(what, "write for example 0, 0.5, 1")
     found = []
     for part in text.replace(";", ",").split(","):
         if not part.strip():
