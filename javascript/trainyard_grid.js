@@ -6,7 +6,7 @@
     ty.GRID = "grid"; // stands in such a job where a training has its method
 
     const numbers = (text) => new Set(text.split(/[,;]/).map((one) => one.trim()).filter(Boolean)).size;
-    const lines = (text) => text.split("\n").filter((line) => line.trim()).length;
+    const lines = (text) => new Set(text.split("\n").map((line) => line.trim()).filter(Boolean)).size;
 
     /** One field of the form, by what the server says of it. */
     function field(one, value) {

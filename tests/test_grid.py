@@ -196,3 +196,12 @@ def test_a_full_disk_is_told(
     monkeypatch.setattr("trainer.grid.write_bytes", full)
     with pytest.raises(BadInput, match=r"grid.png: cannot be written: No space left .* again"):
         run(settings(tiny_checkpoint, files, strengths="1"), tmp_path)
+
+
+def test_a_prompt_that_stands_there_twice_is_drawn_once(
+    tiny_checkpoint: Path, files: list[Path], tmp_path: Path
+) -> None:
+    given = settings(tiny_checkpoint, files[:1], strengths="1", prompts="a hat\na coat\na hat")
+    events = run(given, tmp_path)
+    assert not [event for event in events if isinstance(event, Notice)], "nothing stopped it"
+    assert [e.done for e in events if isinstance(e, PhaseProgress)] == [1, 2]

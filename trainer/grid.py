@@ -27,7 +27,6 @@ from .networks.opening import open_network
 from .networks.targets import every_target
 from .paths import as_unicode, is_there
 from .run import memory_answered
-from .settings.checks import prompt_lines
 from .settings.grid import GridSettings, numbers, pictures, seed_numbers
 from .settings.names import GRID_FOLDER, GRID_SUFFIX
 from .training.plan import check_lora, check_writable, free_name
@@ -130,8 +129,8 @@ def _cells(
     targets = every_target(model.unet, model.text_encoders, model.family.name)
     for file in settings.files:
         open_network(Path(file), targets)
-    prompts, seeds = prompt_lines(settings.prompts), seed_numbers(settings.seeds)
-    wanted = [(prompt, seed) for prompt in prompts for seed in seeds]
+    seeds = seed_numbers(settings.seeds)
+    wanted = [(prompt, seed) for prompt in settings.lines for seed in seeds]
     bare: dict[tuple[str, int], Image.Image] = {}
     for file in settings.files:
         network = open_network(Path(file), targets)
@@ -182,7 +181,7 @@ def _blocks(settings: GridSettings, drawn: dict[Cell, Image.Image]) -> list[Bloc
                 for file in settings.files
             ],
         )
-        for prompt in prompt_lines(settings.prompts)
+        for prompt in settings.lines
         for seed in seeds
     ]
 

@@ -117,6 +117,11 @@ class GridSettings(ModelSettings):
             dict.fromkeys(line.strip() for line in self.loras.splitlines() if line.strip())
         )
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The prompts, each once."""
+        return tuple(dict.fromkeys(prompt_lines(self.prompts)))
+
     def as_dict(self) -> dict[str, object]:
         """As one flat JSON object, which `parse_grid` reads back."""
         values = {f.name: as_json(getattr(self, f.name)) for f in dataclasses.fields(self)}
@@ -157,4 +162,4 @@ def parse_grid(raw: Mapping[str, object]) -> GridSettings:
 def pictures(settings: GridSettings) -> int:
     """How many pictures it shows."""
     each = len(settings.files) * len(numbers(settings.strengths))
-    return each * len(prompt_lines(settings.prompts)) * len(seed_numbers(settings.seeds))
+    return each * len(settings.lines) * len(seed_numbers(settings.seeds))
