@@ -150,6 +150,13 @@ def test_what_cannot_be_taken_over_is_named(foreign: str, raw: object) -> None:
     assert "not taken over" in found[foreign]
 
 
+def test_what_traintrain_itself_does_not_use_in_a_method_is_not_lost() -> None:
+    """Its presets hold every field of its form; iLECO has no pictures."""
+    assert import_traintrain({**DEFAULTS, "mode": "iLECO"}).lost == ()
+    assert list(lost(mode="iLECO", sub_image_num="2", diff_target_name="_b")) == []
+    assert list(lost(mode="iLECO", network_resume="a.safetensors")) == []
+
+
 def test_the_rest_stays_usable() -> None:
     imported = import_traintrain({**DEFAULTS, "train_iterations": "many", "save_per_steps": "0"})
     assert "steps" not in imported.values

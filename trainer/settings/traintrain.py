@@ -29,6 +29,17 @@ LOSES_NOTHING = frozenset(
 )
 INHERITING = ("train_textencoder_learning_rate", "network_conv_rank", "network_conv_alpha")
 """Where 0 stands for another parameter's value, as an empty field does here."""
+UNREAD: Mapping[str, frozenset[str]] = {
+    "ileco": frozenset(
+        {
+            *("lora_data_directory", "lora_trigger_word", "diff_target_name"),
+            *("image_buckets_step", "image_num_multiply", "image_min_length", "image_max_ratio"),
+            *("sub_image_num", "image_mirroring", "image_use_filename_as_tag"),
+            "image_disable_upscale",
+        }
+    )
+}
+"""What TrainTrain writes into every preset and does not use in a method; here by ours."""
 NEUTRAL: Mapping[str, float] = {"diff_alt_ratio": 1.0}
 """Values other than empty, off and 0 that change nothing."""
 
@@ -85,7 +96,8 @@ def _values(method: str, raw: Mapping[str, object]) -> tuple[dict[str, Value], l
     for key, foreign in raw.items():
         name = ours(key)
         used = name in PARAMETERS and method in PARAMETERS[name].methods
-        if key in LOSES_NOTHING or _says_nothing(key, foreign, known=used):
+        idle = key in LOSES_NOTHING or key in UNREAD.get(method, ())
+        if idle or _says_nothing(key, foreign, known=used):
             continue
         if not used:
             cure = f"{METHODS[method].title} has no such parameter here"
