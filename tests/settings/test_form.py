@@ -100,3 +100,8 @@ def test_every_shipped_preset_fits_the_form(name: str) -> None:
     assert given <= set(shown)
     for key in set(shown) - {"method"}:
         assert values["method"] in FIELDS[key].methods
+
+
+def test_a_problem_of_the_second_pass_names_that_pass() -> None:
+    titles = {str(one["key"]): one["title"] for one in facts()}
+    assert (titles["rank"], titles["second_pass.rank"]) == ("Rank", "Second pass: Rank")

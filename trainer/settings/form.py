@@ -153,7 +153,7 @@ def facts() -> list[dict[str, object]]:
         {
             "key": field.key,
             "id": field.elem_id,
-            "title": field.parameter.title,
+            "title": ("Second pass: " if field.second else "") + field.parameter.title,
             "kind": field.parameter.kind,
             "picks": field.parameter.picks,
             "section": "second" if field.second else field.parameter.section,
