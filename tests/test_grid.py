@@ -205,3 +205,20 @@ def test_a_prompt_that_stands_there_twice_is_drawn_once(
     events = run(given, tmp_path)
     assert not [event for event in events if isinstance(event, Notice)], "nothing stopped it"
     assert [e.done for e in events if isinstance(e, PhaseProgress)] == [1, 2]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sheets = []
+    monkeypatch.setattr(
+        "trainer.grid.labelled_sheet",
+        lambda blocks, size: sheets.append(blocks) or Image.new("L", (1, 1)),
+    )
+    (tmp_path / "styles").mkdir()
+    lora_file(tmp_path / "styles/hat.safetensors", "lierla", 1)
+    lora_file(tmp_path / "hat.safetensors", "lierla", 2)
+    lora_file(tmp_path / "coat.safetensors", "lierla", 3)
+    names = [Path("hat"), Path("styles/hat"), Path("coat")]
+    run(settings(tiny_checkpoint, names, strengths="0", prompts="a"), tmp_path)
+    assert sheets[0][0].rows == [f"{tmp_path.name}/hat", "styles/hat", "coat"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -175,7 +175,7 @@ def _blocks(settings: GridSettings, drawn: dict[Cell, Image.Image]) -> list[Bloc
             title=f"{prompt or '(no prompt)'}   seed {seed}",
             corner="strength",
             columns=[f"{strength:g}" for strength in strengths],
-            rows=[Path(file).stem for file in settings.files],
+            rows=_labels(settings.files),
             pictures=[
                 [drawn.get((file, strength, prompt, seed)) for strength in strengths]
                 for file in settings.files
@@ -183,6 +183,16 @@ def _blocks(settings: GridSettings, drawn: dict[Cell, Image.Image]) -> list[Bloc
         )
         for prompt in settings.lines
         for seed in seeds
+    ]
+
+
+def _labels(files: Sequence[str]) -> list[str]:
+    """The files' names; of those that share one, with their folders."""
+    paths = [Path(file) for file in files]
+    stems = [path.stem for path in paths]
+    return [
+        path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}"
+        for path in paths
     ]
 
 
