@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from trainer.api.run_routes import _download
 from trainer.api.runs import curve, log_file, picture, runs, thinned
 from trainer.errors import BadInput
 from trainer.events import StepDone
@@ -77,3 +78,8 @@ def test_names_are_no_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [(1, 1.0, 1.0, 1.0), (2, 1.0, 1.0, 1.0)]
     picture([("cash$_$", points), ("_hat", points)])
     assert [text.strip().replace("\\", "") for text in shown[:2]] == ["cash$_$", "_hat"]
+
+
+def test_what_is_downloaded_has_its_own_name() -> None:
+    header = _download(b"", "text/csv", "雪 hat.csv").headers["content-disposition"]
+    assert header == "attachment; filename=\"_ hat.csv\"; filename*=UTF-8''%E9%9B%AA%20hat.csv"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from fastapi import Request, Response
 
@@ -64,7 +65,9 @@ def add_run_routes(routes: Routes, yard: Yard) -> None:
 
 def _download(content: bytes, kind: str, name: str) -> Response:
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in name)
-    headers = {"Content-Disposition": f'attachment; filename="{plain}"'}
+    whole = quote(name, safe="", errors="replace")  # for browsers, which all read RFC 6266
+    said = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{whole}"
+    headers = {"Content-Disposition": said}
     return Response(content, media_type=kind, headers=headers)
 
 
