@@ -110,10 +110,11 @@
             ty.editing = null;
             ty.say("The waiting job was changed.", "good");
         } else {
-            const {job} = await ty.ask("jobs", {settings, start});
+            const {job, note} = await ty.ask("jobs", {settings, start});
             const ahead = ty.status.jobs.filter((one) => ["queued", "running", "paused"].includes(one.state));
             const behind = ahead.length ? ` behind ${ahead.length} other${ahead.length > 1 ? "s" : ""}` : "";
-            ty.say(start && !ahead.length ? `${job.name} starts.` : `${job.name} is in the queue${behind}.`, "good");
+            if (note) ty.say(`${job.name} is in the queue. ${note}`);
+            else ty.say(start && !ahead.length ? `${job.name} starts.` : `${job.name} is in the queue${behind}.`, "good");
         }
         await ty.refresh();
     }

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
+from trainer.lock import FileLock
 from trainer.settings.schema import parse
 
 from .bench import HEADERS, STEPS, Bench
@@ -67,6 +68,15 @@ def test_the_plan_offers_the_next_name_when_a_job_has_it(bench: Bench) -> None:
     (problem,) = bench.post("plan", hat)["problems"]
     assert (problem["where"], problem["instead"]) == ("name", "hat-2")
     assert bench.post("plan", {"settings": bench.settings(name="hat-2")})["problems"] == []
+
+
+def test_a_job_is_started_while_another_program_works_on_the_queue(bench: Bench) -> None:
+    path = bench.yard.store.path
+    with FileLock(path.with_name(path.name + ".lock")):
+        answer = bench.post("jobs", {"settings": bench.settings(name="hat"), "start": True})
+    assert "already working on this queue" in answer["note"]
+    assert answer["job"]["state"] == "queued"
+    assert [job["name"] for job in bench.get("jobs")["jobs"]] == ["hat"]
 
 
 def test_pause_go_on_stop_and_run_again(bench: Bench) -> None:

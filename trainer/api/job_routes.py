@@ -62,9 +62,8 @@ def add_job_routes(routes: Routes, yard: Yard) -> None:
         body = await body_of(request)
         settings = await in_thread(lambda: _planned(yard, settings_of(body)))
         job = yard.store.add(settings)
-        if body.get("start"):
-            yard.worker.start()
-        return {"job": job_json(yard, job)}
+        note = _started(yard) if body.get("start") else ""
+        return {"job": job_json(yard, job), "note": note}
 
     async def change_job(request: Request) -> object:
         body, job = await body_of(request), yard.store.get(_job_id(request))
@@ -120,6 +119,15 @@ def _move(yard: Yard, job_id: int, body: Body) -> object:
 
 def _planned(yard: Yard, settings: Body, owner: str = "") -> dict[str, object]:
     return planned(settings, yard.host, yard.store.jobs(PENDING), owner)
+
+
+def _started(yard: Yard) -> str:
+    """Begins to work on the queue, or says who does already: the job is there in any case."""
+    try:
+        yard.worker.start()
+    except BadInput as error:
+        return str(error)
+    return ""
 
 
 def _clear(yard: Yard) -> dict[str, int]:
