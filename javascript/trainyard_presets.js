@@ -45,6 +45,9 @@
             const personal = field.required || field.picks || field.key === "name";
             if (personal && field.picks !== "prompt") delete settings[field.key];
         }
+        // a concept that is not named yet is left to whoever loads it
+        const unsaid = !(settings.original_prompt || "").trim() && !(settings.target_prompt || "").trim();
+        for (const key of unsaid ? ["original_prompt", "target_prompt"] : []) delete settings[key];
         try {
             await ty.ask("presets/save", {name, settings});
         } catch (error) {

@@ -600,3 +600,18 @@ def test_help_names_only_settings_that_the_method_has(form: Page) -> None:
     assert "It counts only with Picture mask: alpha, files." in form.script(tip)
     form.script("return trainyard.chooseMethod('difference')")
     assert "It counts only" not in form.script(tip)
+
+
+def test_a_preset_can_be_saved_before_its_concept_is_named(form: Page) -> None:
+    form.script("return trainyard.chooseMethod('ileco')")
+    form.write(original_prompt="", target_prompt="", rank="6")
+    form.press("preset_save")
+    form.until("document.getElementById('trainyard_dialog_text')")
+    form.script("document.getElementById('trainyard_dialog_text').value = 'sixes'")
+    form.press("dialog_yes")
+    form.until("document.getElementById('trainyard_preset').value === 'sixes'")
+    form.write(original_prompt="red", target_prompt="blue", rank="4")
+    form.press("preset_load")
+    form.until(said("loaded: sixes"))
+    wanted = {"rank": "6", "original_prompt": "red", "target_prompt": "blue"}
+    assert {name: form.read(name) for name in wanted} == wanted
