@@ -22,5 +22,5 @@ def test_only_the_standard_library_is_loaded() -> None:
     loaded = set(json.loads(output))
     ours = {name for name in loaded if name.split(".")[0] == "trainer"}
     assert {name.split(".")[0] for name in loaded - ours} <= sys.stdlib_module_names
-    allowed = ("trainer.settings", "trainer.errors", "trainer.atomic")
+    allowed = ("trainer.settings", "trainer.errors", "trainer.atomic", "trainer.paths")
     assert {name for name in ours if not name.startswith(allowed)} == {"trainer"}
