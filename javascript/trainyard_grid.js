@@ -50,7 +50,7 @@
                 ty.button("Cancel", () => close())));
         const box = ty.el("dialog", {class: "trainyard_dialog trainyard_wide"}, form);
         const close = () => { box.close(); box.remove(); };
-        const tell = () => { told.textContent = `${count(form)} pictures`; };
+        const tell = () => { told.textContent = `Pictures: ${count(form)}`; };
         box.addEventListener("cancel", () => box.remove());
         form.addEventListener("input", tell);
         form.addEventListener("submit", async (event) => {

@@ -139,7 +139,7 @@
             ty.fill(place, ...pairs(named));
             return;
         }
-        const parts = [`${data.count} pictures`, `${data.captioned} with a caption`];
+        const parts = [`${data.count} picture${data.count === 1 ? "" : "s"}`, `${data.captioned} with a caption`];
         if (data.longest_tokens) parts.push(`longest caption ${data.longest_tokens} tokens`);
         const strip = data.pictures.map((one) => ty.el("figure", {title: `${one.name} (${one.width} x ${one.height})`},
             ty.el("img", {src: ty.url("thumbnails/" + one.thumbnail), alt: one.name, loading: "lazy"}),

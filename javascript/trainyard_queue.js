@@ -4,6 +4,7 @@
 (function (ty) {
     const PENDING = ["running", "paused", "queued"];
     const SHOWN_FINISHED = 6;
+    const MOST_RUNS = 12; // that the server draws in one picture
     let all = false; // whether all finished jobs are shown
     let compared = new Set(), runs = [], drawnRuns = "";
 
@@ -236,13 +237,17 @@
         ty.at("runs").scrollTop = top;
         const same = focused && [...place.querySelectorAll("input")].find((box) => box.value === focused);
         if (same) same.focus({preventScroll: true});
-        const names = [...compared].slice(0, 12);
+        const names = [...compared].slice(0, MOST_RUNS);
         if (!names.length) return;
         const curves = await Promise.all(names.map(async (name, i) => ({name, colour: ty.COLOURS[i],
             points: (await ty.ask("runs/curve?name=" + encodeURIComponent(name))).curve})));
         ty.chart(chart, curves, "Loss of the chosen runs over steps");
         chart.append(ty.el("ul", {class: "trainyard_legend"}, ...curves.map((one) => ty.el("li", {},
             ty.el("i", {style: `background:${one.colour}`}), one.name))));
+        if (compared.size > names.length) {
+            chart.append(ty.el("p", {class: "trainyard_hint"},
+                `Drawn are the first ${names.length} of the ${compared.size} that are chosen.`));
+        }
         const query = names.map((name) => "name=" + encodeURIComponent(name)).join("&");
         links.append(ty.button("Draw a grid", () => ty.attempt(() => ty.askGrid(names)),
             {id: "trainyard_grid_ask", title: "Save points x strengths on the same prompts and seeds"}),

@@ -184,7 +184,7 @@ def _amounts(settings: JobSettings, images: int, samples: int, steps_per_epoch: 
     training = settings[TrainingSettings]
     facts = [f"{training.steps} steps of {training.batch_size}"]
     if images:
-        facts.insert(0, f"{images} pictures")
+        facts.insert(0, "1 picture" if images == 1 else f"{images} pictures")
         if samples != images:
             facts.insert(1, f"{samples} samples with repeats, mirrored and sub images")
     if math.isfinite(steps_per_epoch) and steps_per_epoch > 0:
