@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..cli.progress import show_progress
+from ..cli.status import CANCELLED
 from ..control import Control
 from ..evaluate.draw import contact_sheet
 from ..evaluate.measures import collateral, effect
@@ -32,13 +35,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
     parser.add_argument("--only", choices=sorted(EXAMPLES), help="one method instead of all")
     options = parser.parse_args()
-    out: Path = options.out
+    try:
+        show([options.only] if options.only else list(EXAMPLES), options.out)
+    except KeyboardInterrupt:
+        sys.exit(CANCELLED)
+
+
+def show(examples: Sequence[str], out: Path) -> None:
+    """Trains and draws these examples, and writes what each has come to as soon as it is known."""
     out.mkdir(parents=True, exist_ok=True)
     host = StandaloneHost(CHECKPOINT.parent, out)
-    chosen = [options.only] if options.only else list(EXAMPLES)
     report: dict[str, dict[str, object]] = {}
     bands = []
-    for name in chosen:
+    for name in examples:
         report[name], band = demonstrate(EXAMPLES[name], host, out)
         bands.append(band)
         (out / "report.json").write_text(json.dumps(report, indent=2), "utf-8")
