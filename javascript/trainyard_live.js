@@ -108,6 +108,7 @@
         if (ty.editing !== null && !start) {
             await ty.ask(`jobs/${ty.editing}`, {settings}, "PATCH");
             ty.editing = null;
+            ty.plan(); // its name is taken now
             ty.say("The waiting job was changed.", "good");
         } else {
             const {job, note} = await ty.ask("jobs", {settings, start});

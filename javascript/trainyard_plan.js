@@ -12,7 +12,7 @@
         const number = ++planned;
         const slow = setTimeout(() => ty.fill(place, ty.el("p", {}, "Working out the plan ...")), 600);
         try {
-            const answer = await ty.ask("plan", {settings: await ty.settings()});
+            const answer = await ty.ask("plan", {settings: await ty.settings(), edited: ty.editing});
             if (number !== planned) return;
             ty.fill(place, ...drawPlan(answer));
             ty.drawData(answer);

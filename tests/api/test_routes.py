@@ -55,6 +55,7 @@ def test_the_plan_offers_the_next_name_when_a_job_has_it(bench: Bench) -> None:
         assert answer["plan"]["named"]["instead"] == "hat-2"
         assert answer["plan"]["file"].endswith("hat-2.safetensors")
         if state == "queued":
+            assert bench.post("plan", {**hat, "edited": number})["plan"]["named"] is None
             bench.post("queue/start", {})
     over = {"settings": bench.settings(name="HAT", overwrite=True)}
     assert bench.post("plan", over)["plan"]["named"] is None

@@ -7,7 +7,7 @@ from fastapi import Request, Response
 from ..errors import BadInput, Problem
 from . import form
 from .described import SETTINGS
-from .routes import Routes, body_of, in_thread, number_of, settings_of
+from .routes import Routes, body_of, in_thread, number_of, settings_of, whole
 from .yard import Yard
 
 
@@ -18,10 +18,12 @@ def add_form_routes(routes: Routes, yard: Yard) -> None:
         return {"problems": form.check(settings_of(await body_of(request)))}
 
     async def plan(request: Request) -> object:
-        settings = settings_of(await body_of(request))
+        body = await body_of(request)
+        settings, edited = settings_of(body), whole(body.get("edited"))
 
         def planned() -> object:
-            jobs, taken = yard.store.jobs(), yard.taken_names()
+            jobs = [job for job in yard.store.jobs() if job.id != edited]
+            taken = yard.taken_names()
             return form.plan(settings, yard.host, yard.thumbnails, jobs, taken)
 
         return await in_thread(planned)
@@ -49,10 +51,11 @@ def add_form_routes(routes: Routes, yard: Yard) -> None:
         return {"choices": found, "loaded": yard.host.loaded_checkpoint()}
 
     settings = {"settings": SETTINGS}
+    planned_body = {**settings, "edited": "the number of the waiting job that they are of, if any"}
     small, jpeg = "A small picture of one that a plan named", "image/jpeg"
     routes.add("GET", "choices", choices, "Checkpoints, VAEs and LoRAs to choose from")
     routes.add("POST", "check", check, "What is wrong with settings by themselves", body=settings)
-    routes.add("POST", "plan", plan, "What a job would do, or why it cannot", body=settings)
+    routes.add("POST", "plan", plan, "What a job would do, or why it cannot", body=planned_body)
     routes.add("POST", "measure", measure, "Measure the time and memory of a step", body=settings)
     routes.add("POST", "rates", rates, "The learning rate over the steps", body=settings)
     routes.add("GET", "thumbnails/{number:int}", thumbnail, small, answer=jpeg)

@@ -100,21 +100,20 @@ def make_plan(
 
     model = collect(lambda: host.check_model(settings[ModelSettings]))
     last = settings.passes()[-1]
+    steps = last[TrainingSettings].steps
     for field, name in files_to_continue(settings):
         collect(lambda field=field, name=name: check_lora(field, name, host))  # type: ignore[misc]
     for rates in dict.fromkeys((settings[OptimizerSettings], last[OptimizerSettings])):
         collect(lambda rates=rates: check_optimizer(rates))  # type: ignore[misc]
         collect(lambda rates=rates: check_schedule(rates))  # type: ignore[misc]
         if not problems:
-            steps = last[TrainingSettings].steps
-            collect(lambda rates=rates, steps=steps: try_out(rates, steps))  # type: ignore[misc]
+            collect(lambda rates=rates: try_out(rates, steps))  # type: ignore[misc]
         warnings += warnings_of(rates)
     problems += long_prompts(settings)
     pictures = find_pictures(settings, decode_pictures, problems, warnings)
     samples = pictures.views
     per_epoch = _steps_per_epoch(last[TrainingSettings], samples)
     output = settings[OutputSettings]
-    steps = last[TrainingSettings].steps
     output_file = host.output_dir / f"{output.name}.safetensors"
     collect(lambda: _check_name(output, output_file, host, owner))
     save_points = _save_points(output, output_file, steps, per_epoch, problems)
