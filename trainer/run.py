@@ -171,7 +171,7 @@ def _run(
     sink(PhaseStarted("Loading the checkpoint"))
     with (
         memory_answered(lambda error: out_of_memory(settings, error)),
-        host.borrow(settings[ModelSettings], control) as model,
+        host.borrow(_as_begun(settings[ModelSettings], beginning), control) as model,
     ):
         session = Session(
             settings,
@@ -183,7 +183,8 @@ def _run(
             beginning=beginning,
             goes_on=saved is not None,
         )
-        begun = replace(session.beginning, owner=owner or session.beginning.owner or "")
+        owned_by = owner or session.beginning.owner or ""
+        begun = replace(session.beginning, owner=owned_by, clip_skip=model.clip_skip)
         states.begin(begun)
         session.recorder = Recorder(
             states,
@@ -195,6 +196,12 @@ def _run(
         )
         session.watch = Sampler(session)
         return _train(session)
+
+
+def _as_begun(wanted: ModelSettings, beginning: Beginning | None) -> ModelSettings:
+    """The CLIP skip is the webui's at the time when the run began, whatever it is by now."""
+    noted = beginning.clip_skip if beginning is not None else None
+    return replace(wanted, clip_skip=wanted.clip_skip or noted or 0)
 
 
 @contextmanager

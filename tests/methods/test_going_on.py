@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,10 @@ from trainer.control import Control
 from trainer.events import ignore
 from trainer.hosts.standalone import StandaloneHost
 from trainer.methods import addift
+from trainer.models.model import DiffusionModel
 from trainer.networks import kohya
 from trainer.run import run_job
+from trainer.settings.groups import ModelSettings
 from trainer.settings.schema import parse
 from trainer.training.loop import Loop, LossFunction
 
@@ -161,3 +165,33 @@ def test_a_job_that_was_complete_is_not_done_again(
     before = file.stat().st_mtime_ns
     outcome = run_job(settings, host, control=Control(), sink=ignore, resume=True)
     assert (outcome.steps, file.stat().st_mtime_ns) == (3, before)
+
+
+class SetWebui(StandaloneHost):
+    """A host whose user sets the CLIP skip that jobs with 0 take."""
+
+    clip_skip = 2
+
+    def borrow(
+        self, settings: ModelSettings, control: Control | None = None
+    ) -> AbstractContextManager[DiffusionModel]:
+        skip = settings.clip_skip or self.clip_skip
+        return super().borrow(dataclasses.replace(settings, clip_skip=skip), control)
+
+
+def test_clip_skip_stays_as_it_was_in_the_webui_when_the_training_began(
+    jobs: dict[str, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {"steps": STEPS, "save_state_every_steps": 2, "save_preview": False, "name": "r"}
+    settings = parse({**jobs["lora"], "method": "lora", "blocks": "M00", **more})
+    whole, cut = (SetWebui(tmp_path, tmp_path / name, "cpu") for name in ("whole", "cut"))
+    run_job(settings, whole, control=Control(), sink=ignore)
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "update", dying(3))
+        with pytest.raises(Died):
+            run_job(settings, cut, control=Control(), sink=ignore)
+    cut.clip_skip = 1
+    run_job(settings, cut, control=Control(), sink=ignore, resume=True)
+    files = [host.output_dir / "r.safetensors" for host in (whole, cut)]
+    assert kohya.load(files[0])[1]["ss_clip_skip"] == "2"
+    assert files[0].read_bytes() == files[1].read_bytes()

@@ -68,6 +68,8 @@ class Beginning:
     """Unix time."""
     owner: str | None = None
     """The queue's job that the run is of; "" on the command line, None in older versions."""
+    clip_skip: int | None = None
+    """At which it began, where the family takes one; None in older versions."""
 
 
 @dataclass(frozen=True)
