@@ -148,7 +148,7 @@ window.trainyard = window.trainyard || {
 
     /** One function of each of the other files, which may arrive after this one. */
     const PARTS = ["chart", "read", "search", "askGrid", "refresh", "plan", "takeFile", "finished",
-        "freshenCards"];
+        "freshenCards", "choicesOf"];
 
     function begin() {
         const root = document.getElementById("trainyard_root");

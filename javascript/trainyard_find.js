@@ -54,6 +54,23 @@
         return beside && !beside.querySelector("input, textarea") ? beside : null;
     }
 
+    /** Gradio 3's handles of accordions know only the mouse. */
+    function handles() {
+        for (const handle of ty.root.querySelectorAll(".trainyard_group > div.label-wrap")) {
+            const tell = (open) => handle.setAttribute("aria-expanded", String(open));
+            handle.tabIndex = 0;
+            handle.setAttribute("role", "button");
+            tell(handle.classList.contains("open"));
+            new MutationObserver(() => tell(handle.classList.contains("open")))
+                .observe(handle, {attributeFilter: ["class"]});
+            handle.addEventListener("keydown", (event) => {
+                if (event.target !== handle || !["Enter", " "].includes(event.key)) return;
+                event.preventDefault();
+                handle.click();
+            });
+        }
+    }
+
     /** Shows the settings of "More" whose names have every word that was typed. */
     ty.search = function () {
         const words = ty.at("search").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
@@ -80,5 +97,6 @@
     ty.starters.push(() => {
         ty.at("search").addEventListener("input", ty.search);
         explain();
+        handles();
     });
 })(window.trainyard);

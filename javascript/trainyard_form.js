@@ -8,7 +8,6 @@
     let written = null; // values on their way into the fields
     let known = {}; // the fields' values as last read, by key
     const touched = new Set();
-    let offered = null; // what there is to choose from, by what a field picks
     let turn = Promise.resolve(); // ends when the form has been changed as asked so far
     let last = {}; // the method that last had a field, by the field's key
 
@@ -40,10 +39,8 @@
         const now = await ty.read();
         written = ty.facts.fields.map((one) => {
             const value = one.key in values ? values[one.key] : now[one.key];
-            const offer = offered && one.section !== "second" && offered[one.picks];
-            const list = offer && !one.required ? ["", ...offer] : offer;
-            const choices = list && (ty.facts.pairs ? list.map((name) => [name, name]) : list);
-            return list ? {__type__: "update", value, choices} : value;
+            const choices = ty.choicesOf(one);
+            return choices ? {__type__: "update", value, choices} : value;
         });
         ty.at("apply").click();
         known = {...now, ...values};
@@ -53,6 +50,15 @@
         check();
         ty.plan();
     }
+
+    /** Offers what there is to choose from now, and touches nothing that is typed. */
+    ty.offer = () => inTurn(async () => {
+        written = ty.facts.fields.map((one) => {
+            const choices = ty.choicesOf(one);
+            return choices ? {__type__: "update", choices} : {__type__: "update"};
+        });
+        ty.at("apply").click();
+    });
 
     /** The job that the form describes, as settings. */
     ty.settings = () => inTurn(async () => {
@@ -149,7 +155,7 @@
     /** Opens an accordion that is closed. */
     function open(box) {
         if (!box.classList || !box.classList.contains("trainyard_group")) return;
-        const handle = box.querySelector("button.label-wrap");
+        const handle = box.querySelector(".label-wrap"); // a button in Gradio 4 alone
         if (handle && !handle.classList.contains("open")) handle.click();
     }
 
@@ -191,16 +197,19 @@
         }
     }
 
+    /** For a reload of this tab of the browser, and for the next one that is opened. */
     function store() {
+        const kept = JSON.stringify({method: ty.method, values: known, last});
         try {
-            localStorage.setItem(STORED, JSON.stringify({method: ty.method, values: known, last}));
+            sessionStorage.setItem(STORED, kept);
+            localStorage.setItem(STORED, kept);
         } catch { /* a browser without storage only forgets the form at a reload */ }
     }
 
     async function restore() {
         let kept = null;
         try {
-            kept = JSON.parse(localStorage.getItem(STORED) || "null");
+            kept = JSON.parse(sessionStorage.getItem(STORED) || localStorage.getItem(STORED) || "null");
         } catch { /* as if nothing had been kept */ }
         const method = kept && kept.method in ty.facts.methods ? kept.method : ty.facts.method;
         last = kept && kept.last || {};
@@ -215,10 +224,9 @@
             if (value !== undefined && (alike || text)) values[one.key] = value;
         }
         await ty.write(values); // at once: the server may be slow, and the user not
-        const found = await ty.ask("choices");
-        offered = found.choices;
-        const only = offered.checkpoint.length === 1 ? offered.checkpoint[0] : "";
-        await ty.write(blank(known.checkpoint) ? {checkpoint: found.loaded || only} : {});
+        const {choices, loaded} = await ty.askChoices();
+        const only = choices.checkpoint.length === 1 ? choices.checkpoint[0] : "";
+        await ty.write(blank(known.checkpoint) ? {checkpoint: loaded || only} : {});
     }
 
     async function changed() {

@@ -43,6 +43,7 @@ SMALL = {
     "seed": "1",
 }
 """Settings of a training that takes seconds."""
+PLAN = "document.getElementById('trainyard_plan').innerText"
 
 
 class Page:
@@ -110,6 +111,20 @@ class Page:
         foreign = ("ERR_NAME", "fonts.googleapis.com")
         severe = [e["message"] for e in self.driver.get_log("browser") if e["level"] == "SEVERE"]
         return [message for message in severe if not any(part in message for part in foreign)]
+
+
+def start(page: Page, name: str, steps: int) -> None:
+    page.write(name=name, steps=str(steps), save_every_steps="0")
+    page.press("start")
+    page.until(f"trainyard.status.jobs.some((job) => job.name === '{name}')")
+
+
+def state(name: str) -> str:
+    return f"(trainyard.status.jobs.find((job) => job.name === '{name}') || {{}}).state"
+
+
+def said(text: str) -> str:
+    return f"document.getElementById('trainyard_message').innerText.includes({text!r})"
 
 
 def new_browser() -> Any:

@@ -13,8 +13,7 @@ import pytest
 from trainer.demo.checkpoint import CHECKPOINT
 
 from ..hosts.real import WEBUI_DIR, RealWebui
-from .conftest import Page
-from .test_page import SMALL, start, state
+from .conftest import SMALL, Page, start, state
 
 pytestmark = [
     pytest.mark.webui,
