@@ -72,6 +72,7 @@
 
     // ------------------------------------------------------------------ buttons
 
+    const OF_A_JOB = ["pause", "stop_save", "stop"]; // out of the way while nothing runs
     const pressed = new Set(); // buttons whose work is under way
 
     const current = () => (ty.status && ty.status.job) || null;
@@ -83,6 +84,7 @@
         start.disabled = false;
         ty.label(start, status.running ? "Add and run next" : "Start training");
         start.hidden = status.running;
+        for (const name of OF_A_JOB) ty.at(name).hidden = !job;
         ty.at("enqueue").disabled = false;
         ty.label(ty.at("enqueue"), ty.editing !== null ? "Save changes to the waiting job" : "Add to queue");
         ty.at("enqueue").title = status.running || waiting ? "It runs when the others are done" : "";
@@ -326,6 +328,7 @@
             });
         }
         for (const button of ty.at("actions").children) button.disabled = true;
+        for (const name of OF_A_JOB) ty.at(name).hidden = true;
         document.addEventListener("visibilitychange", () => { if (!document.hidden) ty.refresh(); });
         window.addEventListener("resize", ty.later(() => { if (ty.status) draw(ty.status); }, 200));
         ty.refresh();

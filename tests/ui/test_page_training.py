@@ -18,10 +18,14 @@ Serve = Callable[[Path, int], "subprocess.Popen[bytes]"]
 
 
 def test_a_training_runs_and_shows_how_far_it_is(form: Page) -> None:
+    hidden = "return document.getElementById('trainyard_stop').hidden"
+    assert form.script(hidden), "nothing runs that could be stopped"
     start(form, "first", 30)
     form.until("trainyard.status.step && trainyard.status.step.step > 2", 120)
+    assert not form.script(hidden)
     assert "/ 30" in form.text("headline")
     form.until(f"{state('first')} === 'done'", 240)
+    form.until("document.getElementById('trainyard_stop').hidden")
     form.until("document.querySelector('#trainyard_curve svg path')")
     assert "first.safetensors" in form.text("live")
     assert form.console_errors() == []

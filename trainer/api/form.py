@@ -78,7 +78,7 @@ def plan(
     facts = [
         f"{made.model_title}",
         *_amounts(settings, len(made.images), len(made.views), made.steps_per_epoch),
-        *([f"{saves} copies saved on the way"] if saves else []),
+        *([f"{saves} {'copy' if saves == 1 else 'copies'} saved on the way"] if saves else []),
         *_memory(made.estimated_mb),
     ]
     told = {
