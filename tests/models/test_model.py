@@ -92,6 +92,15 @@ def test_sdxl_without_a_negative_prompt_is_drawn_against_zeros(sdxl: DiffusionMo
     assert sd1.encode_guided(["a cat"]).context[0].any()
 
 
+@torch.no_grad()
+def test_pictures_are_drawn_from_prompts_in_the_webuis_syntax(sdxl: DiffusionModel) -> None:
+    prompt = "a (red:0.3) cat BREAK a dog"
+    told = sdxl.encode_guided([prompt], "(blue)")
+    torch.testing.assert_close(told.context[1:], sdxl.encode_weighted([prompt]).context)
+    assert not torch.equal(told.context[1:], sdxl.encode_prompts([prompt]).context)
+    assert not torch.equal(told.context[:1, :77], sdxl.encode_prompts(["(blue)"]).context)
+
+
 def test_a_last_step_of_pure_noise_needs_a_velocity() -> None:
     tensors = tiny_tensors(SD2)
     model = assemble_model(tensors, SD2, device=CPU, prediction_type="v_prediction", zero_snr=True)

@@ -177,9 +177,12 @@ class DiffusionModel:
 
     @torch.no_grad()
     def encode_guided(self, prompts: list[str], negative_prompt: str = "") -> Conditioning:
-        """Twice as many as `prompts`: what guidance leads away from, then the prompts."""
+        """Twice as many as `prompts`: what guidance leads away from, then the prompts.
+
+        All in the webui's syntax, so that a picture is the one that it draws.
+        """
         count = len(prompts)
-        both = self.encode_prompts([negative_prompt] * count + prompts)
+        both = self.encode_weighted([negative_prompt] * count + prompts)
         if negative_prompt == "" and self.family.empty_negative_is_zero:
             both.context[:count] = 0
             if both.pooled is not None:
