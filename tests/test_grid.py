@@ -112,6 +112,11 @@ def test_files_may_be_named_by_their_names_in_the_folder_of_results(
     given = settings(tiny_checkpoint, [Path("hat-1.5")], strengths="1", prompts="a hat")
     assert any(isinstance(event, Saved) for event in run(given, tmp_path))
     assert not left.exists()
+    with Image.open(tmp_path / "logs/grids/grid.png") as sheet:
+        told = sheet.text["trainyard_grid"]
+    assert "loras: hat-1.5.safetensors" in told.splitlines()
+    for folder in (tmp_path, tiny_checkpoint.parent):
+        assert str(folder) not in told, "a picture that is shared tells no folder"
     with pytest.raises(BadInput, match="^loras: nowhere cannot be read"):
         run(settings(tiny_checkpoint, [Path("nowhere")], name="other"), tmp_path)
 

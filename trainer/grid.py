@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 Cell = tuple[str, float, str, int]
 """File, strength, prompt, seed."""
+NAMED_ALONE = ("checkpoint", "vae", "loras")
+"""Files of which a picture, which may be shared, tells no folder."""
 
 
 def grid_file(host: Host, name: str) -> Path:
@@ -196,6 +198,11 @@ def _labels(files: Sequence[str]) -> list[str]:
     ]
 
 
+def _names(paths: str) -> str:
+    """One path a line, without their folders."""
+    return "\n".join(Path(path).name for path in paths.splitlines())
+
+
 def _save(sheet: Image.Image, path: Path, settings: GridSettings) -> None:
     """Writes the sheet whole or not at all; it says in itself how it was drawn.
 
@@ -203,8 +210,9 @@ def _save(sheet: Image.Image, path: Path, settings: GridSettings) -> None:
         BadInput: it cannot be written.
     """
     info = PngInfo()
-    shown = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
-    lines = "\n".join(f"{name}: {value}" for name, value in shown.items())
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    values |= {name: _names(str(values[name])) for name in NAMED_ALONE}
+    lines = "\n".join(f"{name}: {value}" for name, value in values.items())
     info.add_itxt("trainyard_grid", as_unicode(lines))
     drawn = io.BytesIO()
     sheet.save(drawn, "PNG", pnginfo=info)
