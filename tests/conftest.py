@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,34 @@ def pictures(tmp_path: Path) -> Path:
         Image.new("RGB", (width, height), (60 * number, 90, 200)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"picture number {number}", "utf-8")
     return folder
+
+
+@pytest.fixture
+def flower_font(tmp_path: Path) -> Iterator[str]:
+    """The family of a font that has one letter, 花, as a full square; installed for the test."""
+    font_manager = pytest.importorskip("matplotlib.font_manager")
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in ((0, 1000), (1000, 1000), (1000, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    square = pen.glyph()
+    made = FontBuilder(1000, isTTF=True)
+    made.setupGlyphOrder([".notdef", "flower"])
+    made.setupCharacterMap({ord("花"): "flower"})
+    made.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "flower": square})
+    made.setupHorizontalMetrics({".notdef": (1000, 0), "flower": (1100, 0)})
+    made.setupHorizontalHeader(ascent=1000, descent=0)
+    made.setupNameTable({"familyName": "Trainyard Flower", "styleName": "Regular"})
+    made.setupOS2(usWeightClass=400)
+    made.setupPost()
+    path = tmp_path / "flower.ttf"
+    made.save(path)
+    manager = font_manager.fontManager
+    before = list(manager.ttflist)
+    manager.addfont(str(path))
+    yield "Trainyard Flower"
+    manager.ttflist[:] = before

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,13 @@ def test_names_are_no_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [(1, 1.0, 1.0, 1.0), (2, 1.0, 1.0, 1.0)]
     picture([("cash$_$", points), ("_hat", points)])
     assert [text.strip().replace("\\", "") for text in shown[:2]] == ["cash$_$", "_hat"]
+
+
+def test_a_name_is_drawn_in_its_own_script(flower_font: str) -> None:
+    points = [(1, 1.0, 1.0, 1.0), (2, 1.0, 1.0, 1.0)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Glyph")  # which matplotlib says of a letter it lacks
+        picture([("花", points)])
 
 
 def test_what_is_downloaded_has_its_own_name() -> None:

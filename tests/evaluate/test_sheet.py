@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from trainer.evaluate import sheet
+from trainer.evaluate.fonts import Font
 from trainer.evaluate.sheet import GAP_PX, Block, labelled_sheet
 
 RED, BLUE = (Image.new("RGB", (24, 40), colour) for colour in ("red", "blue"))
@@ -51,8 +52,17 @@ def test_very_many_cells_are_drawn_smaller(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_without_matplotlib_letters_are_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
-    from PIL import ImageFont
+    def missing(text: str) -> tuple[Font, ...]:
+        raise ImportError
 
-    monkeypatch.setattr(sheet, "_font", lambda size_px: ImageFont.load_default())
+    monkeypatch.setattr(sheet, "fonts_for", missing)
     made = labelled_sheet([block([[RED]], "花 hat")], (40, 24))
     assert count(made, (255, 0, 0)) == 40 * 24
+
+
+def test_letters_that_the_first_font_lacks_are_written_with_another(flower_font: str) -> None:
+    words = Block("花", "", [""], ["花花"], [[RED]])
+    made = labelled_sheet([words], (40, 24))
+    dark = sum(max(one) < 128 for one in made.getdata())
+    size = 12  # of the smallest letters; the font's flower is a full square
+    assert dark == pytest.approx(3 * size * size, rel=0.3)

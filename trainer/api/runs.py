@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BadInput, Problem
+from ..evaluate.fonts import fonts_for
 from ..settings.names import check_name
 from ..settings.values import BadValueError, shown
 from ..training.csv_log import COLUMNS
@@ -145,7 +146,8 @@ def picture(curves: Sequence[tuple[str, Sequence[Point]]]) -> bytes:
     for axes in (loss, rate):
         axes.grid(alpha=0.3)
     if curves:
-        loss.legend()
+        fonts = fonts_for("".join(name for name, _ in curves))
+        loss.legend(prop={"family": [font.family for font in fonts]})
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

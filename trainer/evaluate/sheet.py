@@ -5,11 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+from .fonts import Font, fonts_for, runs
+
+Drawn = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Row = Sequence[Image.Image | None]
 
 GAP_PX = 4
@@ -42,10 +43,11 @@ def labelled_sheet(blocks: Sequence[Block], cell_px: tuple[int, int]) -> Image.I
         An RGB picture on white.
     """
     height, width = _cell(blocks, cell_px)
-    font = _font(max(12, min(28, width // 14)))
-    line = int(font.getbbox("Ag")[3]) + 2 * GAP_PX
     labels = [label for block in blocks for label in (*block.rows, block.corner)]
-    left = int(max(font.getlength(_known(label, font)) for label in labels)) + 3 * GAP_PX
+    others = [text for block in blocks for text in (block.title, *block.columns)]
+    script = Script("".join([*labels, *others]), max(12, min(28, width // 14)))
+    line = script.height_px + 2 * GAP_PX
+    left = int(max(map(script.width_px, labels))) + 3 * GAP_PX
     columns = max(len(block.columns) for block in blocks)
     total_width = left + columns * (width + GAP_PX)
     heights = [2 * line + len(block.rows) * (height + GAP_PX) for block in blocks]
@@ -53,13 +55,14 @@ def labelled_sheet(blocks: Sequence[Block], cell_px: tuple[int, int]) -> Image.I
     pen = ImageDraw.Draw(sheet)
     top = 0
     for block, block_height in zip(blocks, heights, strict=True):
-        _text(pen, (GAP_PX, top), _shortened(block.title, font, total_width - 2 * GAP_PX), font)
-        _text(pen, (GAP_PX, top + line), block.corner, font)
+        title = script.shortened(block.title, total_width - 2 * GAP_PX)
+        script.write(pen, (GAP_PX, top), title)
+        script.write(pen, (GAP_PX, top + line), block.corner)
         for x, label in enumerate(block.columns):
-            _text(pen, (left + x * (width + GAP_PX), top + line), label, font)
+            script.write(pen, (left + x * (width + GAP_PX), top + line), label)
         for y, (label, row) in enumerate(zip(block.rows, block.pictures, strict=True)):
             at = top + 2 * line + y * (height + GAP_PX)
-            _text(pen, (GAP_PX, at), label, font)
+            script.write(pen, (GAP_PX, at), label)
             for x, picture in enumerate(row):
                 if picture is not None:
                     sheet.paste(_fitted(picture, height, width), (left + x * (width + GAP_PX), at))
@@ -80,33 +83,42 @@ def _fitted(picture: Image.Image, height: int, width: int) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _text(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, font: Font) -> None:
-    pen.text((at[0], at[1] + GAP_PX), _known(text, font), fill=INK, font=font)
+class Script:
+    """Writes lines of text, each letter in the first font that has it."""
+
+    def __init__(self, text: str, size_px: int) -> None:
+        """Args: text: everything that is to be written."""
+        try:
+            self._fonts: tuple[Font, ...] = fonts_for(text)
+            self._drawn: list[Drawn] = [ImageFont.truetype(f.path, size_px) for f in self._fonts]
+        except (ImportError, OSError):  # Pillow's own knows Latin letters only
+            self._fonts, self._drawn = (), [ImageFont.load_default()]
+        self.height_px = int(self._drawn[0].getbbox("Ag")[3])
+
+    def write(self, pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str) -> None:
+        """Writes a line whose letters begin below `at`, all on the first font's base line."""
+        x, y = float(at[0]), at[1] + GAP_PX
+        for number, part in runs(self._known(text), self._fonts):
+            font = self._drawn[number]
+            lower = _ascent(self._drawn[0]) - _ascent(font)
+            pen.text((x, y + lower), part, fill=INK, font=font)
+            x += font.getlength(part)
+
+    def width_px(self, text: str) -> float:
+        parts = runs(self._known(text), self._fonts)
+        return sum(self._drawn[number].getlength(part) for number, part in parts)
+
+    def shortened(self, text: str, width: int) -> str:
+        """The text, cut so that it fits."""
+        if self.width_px(text) <= width:
+            return text
+        lengths = range(len(text) + 1)
+        fitting = bisect_right(lengths, width, key=lambda n: int(self.width_px(text[:n] + "...")))
+        return text[: max(0, fitting - 1)] + "..."
+
+    def _known(self, text: str) -> str:
+        return text if self._fonts else text.encode("latin-1", "replace").decode("latin-1")
 
 
-def _shortened(text: str, font: Font, width: int) -> str:
-    """The text, cut so that it fits."""
-    known = _known(text, font)
-    if font.getlength(known) <= width:
-        return known
-    lengths = range(len(known) + 1)
-    fitting = bisect_right(lengths, width, key=lambda n: int(font.getlength(known[:n] + "...")))
-    return known[: max(0, fitting - 1)] + "..."
-
-
-def _known(text: str, font: Font) -> str:
-    """The text as far as the font has it: Pillow's own knows Latin letters only."""
-    if isinstance(font, ImageFont.FreeTypeFont):
-        return text
-    return text.encode("latin-1", "replace").decode("latin-1")
-
-
-def _font(size_px: int) -> Font:
-    """The font that matplotlib carries, or Pillow's small one."""
-    try:
-        from matplotlib import get_data_path
-
-        file = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-        return ImageFont.truetype(str(file), size_px)
-    except (ImportError, OSError):
-        return ImageFont.load_default()
+def _ascent(font: Drawn) -> int:
+    return font.getmetrics()[0] if isinstance(font, ImageFont.FreeTypeFont) else 0
