@@ -27,21 +27,23 @@
     });
 
     const goOn = (job) => ty.attempt(async () => {
-        await ty.ask(`jobs/${job.id}/requeue`, {resume: true});
+        const {done} = await ty.ask(`jobs/${job.id}/requeue`, {resume: true});
         await ty.refresh();
         const other = ty.status.job && ty.status.job.id !== job.id ? ty.status.job.name : "";
-        ty.say(other ? `${job.name} comes next, when ${other} is done.` : `${job.name} goes on.`, "good");
+        if (done.note) ty.say(`${job.name} is in the queue. ${done.note}`);
+        else ty.say(other ? `${job.name} comes next, when ${other} is done.` : `${job.name} goes on.`, "good");
     });
 
     const again = (job) => ty.attempt(async () => {
         if (kept(job) && !await ty.dialog({title: `Begin ${job.name} anew?`, yes: "Begin anew", danger: true,
             text: `It was saved at step ${job.saved_step} and can go on from there. What it has learnt is lost `
                 + "when it begins anew."})) return;
-        await ty.ask(`jobs/${job.id}/requeue`, {resume: false});
+        const {done} = await ty.ask(`jobs/${job.id}/requeue`, {resume: false});
         await ty.refresh();
         const waiting = ty.status.jobs.filter((one) => one.state === "queued" && one.id !== job.id).length;
         const behind = waiting ? ` behind ${waiting} other${waiting > 1 ? "s" : ""}` : "";
-        if (ty.status.running) ty.say(`${job.name} is in the queue${behind}.`, "good");
+        if (done.note) ty.say(`${job.name} is in the queue. ${done.note}`);
+        else if (ty.status.running) ty.say(`${job.name} is in the queue${behind}.`, "good");
         else if (waiting) ty.say(`${job.name} waits${behind}. Press Start the queue.`);
     });
 

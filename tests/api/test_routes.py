@@ -80,6 +80,20 @@ def test_a_job_is_started_while_another_program_works_on_the_queue(bench: Bench)
     assert [job["name"] for job in bench.get("jobs")["jobs"]] == ["hat"]
 
 
+def test_a_job_goes_on_while_another_program_works_on_the_queue(bench: Bench) -> None:
+    bench.go.clear()
+    bench.post("jobs", {"settings": bench.settings(name="hat"), "start": True})
+    job = bench.until("running", "hat")
+    bench.post(f"jobs/{job['id']}/stop", {"save": False})
+    bench.go.set()
+    bench.until("cancelled", "hat")
+    path = bench.yard.store.path
+    with FileLock(path.with_name(path.name + ".lock")):
+        done = bench.post(f"jobs/{job['id']}/requeue", {"resume": True})["done"]
+    assert "already working on this queue" in done["note"]
+    assert bench.get(f"jobs/{job['id']}")["state"] == "queued"
+
+
 def test_pause_go_on_stop_and_run_again(bench: Bench) -> None:
     bench.go.clear()
     bench.post("jobs", {"settings": bench.settings(name="hat"), "start": True})

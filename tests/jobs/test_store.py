@@ -161,15 +161,22 @@ def test_clear_forgets_what_is_finished_and_keeps_the_rest(store: JobStore) -> N
     assert names(store) == ["running"]
 
 
-def test_requeue_goes_to_the_end_and_begins_afresh(store: JobStore) -> None:
+def test_what_goes_on_is_next_and_what_begins_anew_last(store: JobStore) -> None:
+    lost, failed = (finished(store, name, JobState.FAILED) for name in ("lost", "failed"))
+    for name in ("cap", "coat"):
+        store.add(settings(name))
+    store.requeue(failed.id, resume=False)
+    store.requeue(lost.id, resume=True)
+    assert names(store, JobState.QUEUED) == ["lost", "cap", "coat", "failed"]
+
+
+def test_requeue_begins_afresh(store: JobStore) -> None:
     store.add(settings("hat"))
     hat = store.claim_next()
     assert hat is not None
     store.record(hat.id, Progress("Training", 3, 9, 0.5, 60.0), [Path("hat-000003.safetensors")])
     store.finish(hat.id, JobState.FAILED, "out of memory")
-    store.add(settings("cap"))
     again = store.requeue(hat.id, resume=True)
-    assert names(store, JobState.QUEUED) == ["cap", "hat"]
     assert (again.id, again.resume, again.error) == (hat.id, True, "")
     assert again.progress == Progress()
     assert again.started_s is None

@@ -142,18 +142,19 @@ def _duplicate(yard: Yard, job_id: int, body: Body) -> object:
 
 
 def _requeue(yard: Yard, job_id: int, body: Body) -> object:
-    """Lets a job go on, before all that wait; or begin anew, behind them."""
+    """Lets a job go on, before all that wait; or begin anew, behind them.
+
+    Returns:
+        {"note": who works on the queue already, where that is another program}.
+    """
     resume, job = body.get("resume") is True, yard.store.get(job_id)
     if resume and job.state is JobState.DONE and yard.saved_step(job) is None:
         what, cure = f"{job.name!r} is complete", "duplicate it to run it once more"
         raise BadInput([Problem(f"job {job_id}", what, cure)])
     yard.store.requeue(job_id, resume=resume)
-    if resume:
-        yard.store.move(job_id, 0)
     # A job that begins anew starts nothing that was stopped on purpose.
-    if resume or len(yard.store.jobs(PENDING)) == 1:
-        yard.worker.start()
-    return True
+    starts = resume or len(yard.store.jobs(PENDING)) == 1
+    return {"note": _started(yard) if starts else ""}
 
 
 def _save(body: Body) -> bool:

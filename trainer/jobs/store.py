@@ -124,12 +124,13 @@ class JobStore:
             return len(gone)
 
     def requeue(self, job_id: int, *, resume: bool) -> Job:
-        """Queues an interrupted, failed or cancelled job again, behind the others.
+        """Queues an interrupted, failed or cancelled job again.
 
         Args:
             job_id: the job, which keeps its id and settings.
-            resume: go on from the last state that the job saved, not from the beginning; also
-                for a job that is done, because its result was saved before its last step.
+            resume: go on from the last state that the job saved, before all that wait, instead of
+                from the beginning and behind them; also for a job that is done, because its
+                result was saved before its last step.
         """
         again = {JobState.INTERRUPTED, JobState.FAILED, JobState.CANCELLED}
         again |= {JobState.DONE} if resume else set()
@@ -140,6 +141,8 @@ class JobStore:
             self._set(job_id, position=last + 1, state=JobState.QUEUED.value, resume=int(resume))
             self._set(job_id, phase="", done=0, total=0, loss=None, left_s=None)
             self._set(job_id, started_s=None, finished_s=None, step_s=None, error="")
+            if resume:
+                self.move(job_id, 0)
             return self.get(job_id)
 
     # ---------------------------------------------------------------- the worker's changes
