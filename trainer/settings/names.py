@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 
+from ..paths import LONGEST_NAME_BYTES, shortened
 from .values import BadValueError, shown
 
 SETTINGS_KEY = "trainyard_settings"
 """In a LoRA file's metadata: the job's settings as JSON, so that the tab can take them from it."""
 GRID_FOLDER, GRID_SUFFIX = "grids", ".png"
 """Where grids lie among the logs."""
-LONGEST_NAME_BYTES = 180
-"""Leaves room for `-step00001000.safetensors` and a temporary suffix in 255 bytes."""
 RESERVED_CHARACTERS = '<>:"|?*/\\'
 RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
@@ -38,7 +37,7 @@ def check_name(name: str) -> None:
         raise BadValueError(f"{shown(name)} contains {' '.join(shown(c) for c in odd)}", cure)
     if RESERVED_ON_WINDOWS.fullmatch(name):
         raise BadValueError(f"{shown(name)} is reserved by Windows", cure)
-    if len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME_BYTES:
+    if shortened(name) != name:
         raise BadValueError(f"{shown(name)} is longer than {LONGEST_NAME_BYTES} bytes", cure)
 
 
@@ -47,7 +46,5 @@ def _tamed(name: str) -> str:
     last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
     kept = "".join(c for c in last if c.isprintable() and c not in RESERVED_CHARACTERS)
     kept = re.sub(r"\.{2,}", ".", kept).strip(". ")
-    while len(kept.encode("utf-8")) > LONGEST_NAME_BYTES:
-        kept = kept[:-1]
-    kept = kept.strip(". ")
+    kept = shortened(kept).strip(". ")
     return f"my {kept or 'LoRA'}" if not kept or RESERVED_ON_WINDOWS.fullmatch(kept) else kept
