@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
+from trainer.api import form
 from trainer.lock import FileLock
 from trainer.settings.schema import parse
 
@@ -181,6 +182,30 @@ def test_the_plan_and_the_pictures(bench: Bench) -> None:
     assert small.content.startswith(b"\xff\xd8\xff")
 
 
+def test_plans_that_take_long_hold_up_neither_progress_nor_a_stop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = threading.Event()
+
+    def wait(*given: object) -> dict[str, object]:
+        seen.wait(60)
+        return {}
+
+    monkeypatch.setattr(form, "plan", wait)
+    body = {"settings": bench.settings()}
+    plans = [threading.Thread(target=bench.post, args=("plan", body)) for _ in range(5)]
+    for plan in plans:
+        plan.start()
+    asked = threading.Thread(target=bench.get, args=("status",))
+    asked.start()
+    asked.join(30)
+    answered = not asked.is_alive()
+    seen.set()
+    for thread in (*plans, asked):
+        thread.join(60)
+    assert answered
+
+
 def test_the_learning_rate_is_shown_before_the_training(bench: Bench) -> None:
     pytest.importorskip("diffusers")
     settings = bench.settings(steps=2000, lr_scheduler="linear", learning_rate=1e-3)
@@ -247,7 +272,7 @@ def test_folders_that_are_slow_to_look_through_hold_up_no_other_request(
 
     monkeypatch.setattr(bench.host, "loras", loras)
     bench.get("choices")
-    assert threads[0].startswith("trainyard-page")
+    assert threads[0].startswith("trainyard-form")
 
 
 def test_choices_and_the_loaded_checkpoint(bench: Bench) -> None:

@@ -7,7 +7,7 @@ from fastapi import Request, Response
 from ..errors import BadInput, Problem
 from . import form
 from .described import SETTINGS
-from .routes import Routes, body_of, in_thread, number_of, settings_of, whole
+from .routes import SLOW_THREADS, Routes, body_of, in_thread, number_of, settings_of, whole
 from .yard import Yard
 
 
@@ -26,18 +26,19 @@ def add_form_routes(routes: Routes, yard: Yard) -> None:
             taken = yard.taken_names()
             return form.plan(settings, yard.host, yard.thumbnails, jobs, taken)
 
-        return await in_thread(planned)
+        return await in_thread(planned, SLOW_THREADS)
 
     async def measure(request: Request) -> object:
         settings = settings_of(await body_of(request))
         if yard.worker.status.running:
             cure = "look at its speed, or wait until it is done"
             raise BadInput([Problem("measuring", "would disturb the training that runs", cure)])
-        return {"cost": await in_thread(lambda: form.measure(settings, yard.host))}
+        cost = await in_thread(lambda: form.measure(settings, yard.host), SLOW_THREADS)
+        return {"cost": cost}
 
     async def rates(request: Request) -> object:
         settings = settings_of(await body_of(request))
-        return {"rates": await in_thread(lambda: form.learning_rate(settings))}
+        return {"rates": await in_thread(lambda: form.learning_rate(settings), SLOW_THREADS)}
 
     async def thumbnail(request: Request) -> object:
         number = number_of(request.path_params["number"], "thumbnail")
@@ -47,7 +48,7 @@ def add_form_routes(routes: Routes, yard: Yard) -> None:
 
     async def choices(request: Request) -> object:
         del request
-        found = await in_thread(yard.choices)  # goes through whole folders
+        found = await in_thread(yard.choices, SLOW_THREADS)  # goes through whole folders
         return {"choices": found, "loaded": yard.host.loaded_checkpoint()}
 
     settings = {"settings": SETTINGS}

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -31,11 +31,14 @@ HEADER = "x-trainyard"
 
 THREADS = ThreadPoolExecutor(4, thread_name_prefix="trainyard-page")
 """Own threads: the server's are taken while generations wait for each other."""
+SLOW_THREADS = ThreadPoolExecutor(2, thread_name_prefix="trainyard-form")
+"""Of what may take long, such as going through a folder on another machine: it holds up itself
+alone, and neither progress nor a stop."""
 
 
-async def in_thread(work: Callable[[], Answer]) -> Answer:
+async def in_thread(work: Callable[[], Answer], threads: Executor = THREADS) -> Answer:
     """Runs what reads files or computes, without holding up other requests."""
-    return await asyncio.get_running_loop().run_in_executor(THREADS, work)
+    return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 
 class Routes:
