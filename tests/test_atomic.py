@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer.atomic import sweep, write_bytes
+from trainer.settings.presets import PresetStore
 
 HEX = "0123456789abcdef" * 2
 
@@ -50,3 +51,12 @@ def test_what_another_process_may_be_writing_now_is_left(tmp_path: Path) -> None
     os.utime(old, (1.0, 1.0))
     sweep(tmp_path, re.compile("hat|cap"), older_than_s=60)
     assert [path.name for path in tmp_path.iterdir()] == [young.name]
+
+
+def test_what_was_left_by_presets_and_grids_goes_in_time(tmp_path: Path) -> None:
+    young, old = (tmp_path / f".{name}.{HEX}.tmp" for name in ("hat", "cap"))
+    for path in (young, old):
+        path.write_bytes(b"")
+    os.utime(old, (1.0, 1.0))
+    PresetStore(tmp_path, tmp_path / "none").save("mine", {"method": "lora", "rank": 4})
+    assert {path.name for path in tmp_path.iterdir()} == {young.name, "mine.json"}

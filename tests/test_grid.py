@@ -109,9 +109,13 @@ def test_files_may_be_named_by_their_names_in_the_folder_of_results(
     left = tmp_path / "logs/grids/.killed.lock"  # by a program that was killed while it drew
     left.parent.mkdir(parents=True)
     left.write_text(f"1234567 {platform.node()}")
+    unfinished = left.with_name(f".killed.{'0' * 32}.tmp")
+    unfinished.touch()
+    os.utime(unfinished, (1.0, 1.0))
     given = settings(tiny_checkpoint, [Path("hat-1.5")], strengths="1", prompts="a hat")
     assert any(isinstance(event, Saved) for event in run(given, tmp_path))
     assert not left.exists()
+    assert not unfinished.exists()
     with Image.open(tmp_path / "logs/grids/grid.png") as sheet:
         told = sheet.text["trainyard_grid"]
     assert "loras: hat-1.5.safetensors" in told.splitlines()

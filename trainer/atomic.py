@@ -11,6 +11,9 @@ from pathlib import Path
 
 _LEFT_OVER = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{32}\.tmp", re.DOTALL)
 
+ABANDONED_S = 3600.0
+"""A file that is being written for longer belongs to a program that was killed."""
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Puts a file in its place in one move, after its content has reached the disk.
@@ -50,6 +53,11 @@ def sweep(folder: Path, stems: re.Pattern[str], *, older_than_s: float = 0.0) ->
             with contextlib.suppress(OSError):
                 if not older_than_s or time.time() - path.stat().st_mtime > older_than_s:
                     path.unlink()
+
+
+def sweep_abandoned(folder: Path) -> None:
+    """Removes what was left long ago, whatever it was to become."""
+    sweep(folder, re.compile(".+", re.DOTALL), older_than_s=ABANDONED_S)
 
 
 def _sync_folder(folder: Path) -> None:

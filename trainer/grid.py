@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .atomic import write_bytes
+from .atomic import sweep_abandoned, write_bytes
 from .control import Control, Request
 from .errors import BadInput, Problem
 from .evaluate.draw import draw_pictures
@@ -63,6 +63,7 @@ def draw_grid(settings: GridSettings, host: Host, *, control: Control, sink: Sin
     cure = "use another name, or let it finish or stop it there"
     with FileLock(path.with_name(f".{settings.name}.lock"), f"drawing {settings.name!r}", cure):
         sweep_locks(path.parent)
+        sweep_abandoned(path.parent)
         return _drawn(settings, host, path, control=control, sink=sink)
 
 

@@ -22,14 +22,12 @@ import torch
 from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
 from torch import Tensor
 
-from ..atomic import sweep, write_bytes
+from ..atomic import ABANDONED_S, sweep, write_bytes
 
 FILE_MB = 64
 """Size from which on what was added is written."""
 OPEN_FILES = 128
 """Files that are kept open; systems allow at least 256."""
-ABANDONED_S = 3600.0
-"""A file that is being written for longer belongs to a program that was killed."""
 HEADER = "trainyard_cache"
 _NAMES = re.compile(r"[0-9a-f]{32}")
 _DAMAGED = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError)

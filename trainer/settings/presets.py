@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..atomic import sweep_abandoned
 from ..errors import BadInput, Problem
 from ..paths import next_name
 from .files import read_object, write_object
@@ -69,6 +70,7 @@ class PresetStore:
             problems = (*problems, self._taken(name))
         if problems:
             raise BadInput(problems)
+        sweep_abandoned(self.own)
         write_object(path, {VERSION_KEY: SETTINGS_VERSION, **kept})
         return path
 
