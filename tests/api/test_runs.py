@@ -28,6 +28,17 @@ def test_a_log_is_read_back(tmp_path: Path) -> None:
     assert [run.name for run in runs(tmp_path)] == ["hat"]
 
 
+def test_a_second_pass_follows_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "pair.csv"
+    write(path, 3)
+    second = CsvLog(tmp_path / "second.csv")
+    for n in (1, 2):
+        second(StepDone(n, 2, 1, 9 / n, 9.0, 1e-5, None, 1.0, 1.0, 0.0))
+    with path.open("a", newline="") as file:
+        file.write("".join((tmp_path / "second.csv").read_text().splitlines(True)[1:]))
+    assert [point[:2] for point in curve(path)][3:] == [(4, 9.0), (5, 4.5)]
+
+
 def test_a_half_written_row_and_a_log_of_another_tool(tmp_path: Path) -> None:
     path = tmp_path / "hat.csv"
     write(path, 2)

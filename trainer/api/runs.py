@@ -99,11 +99,14 @@ def drawn_prompt(path: Path) -> str:
 def curve(path: Path) -> list[Point]:
     """The points of a log; rows that cannot be read, such as a half-written last one, are left out.
 
+    A second pass, which counts from 1 again, follows the first.
+
     Raises:
         BadInput: the file is no log of a training.
     """
     cure = f"choose one with the columns {', '.join(COLUMNS)}"
-    points = []
+    points: list[Point] = []
+    before = last = 0
     try:
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
             rows = csv.DictReader(file)
@@ -111,8 +114,12 @@ def curve(path: Path) -> list[Point]:
                 raise BadInput([Problem(path.name, "is no log of a training", cure)])
             for row in rows:
                 point = _point(row)
-                if point is not None:
-                    points.append(point)
+                if point is None:
+                    continue
+                if point[0] <= last:
+                    before += last
+                last = point[0]
+                points.append((before + last, *point[1:]))
     except (OSError, csv.Error) as error:
         raise BadInput([Problem(path.name, f"cannot be read: {error}", cure)]) from error
     return points
