@@ -4,6 +4,7 @@
 (function (ty) {
     let offered = {}; // names by what a field picks
     let made = null; // the files of the jobs, as last seen
+    let stale = false, asking = false;
 
     /** The choices of a field as Gradio takes them; undefined where it picks nothing of that kind. */
     ty.choicesOf = function (one) {
@@ -21,18 +22,27 @@
         return {choices, loaded, changed};
     };
 
+    /** Once at a time, and only while the form is in sight: folders may be slow to look through. */
     async function freshen() {
-        if ((await ty.askChoices()).changed) await ty.offer();
+        if (!stale || asking || !ty.root.offsetParent) return;
+        stale = false;
+        asking = true;
+        try {
+            if ((await ty.askChoices()).changed) await ty.offer();
+        } catch {
+            stale = true; // that the server does not answer is told elsewhere
+        } finally {
+            asking = false;
+        }
     }
 
     ty.starters.push(() => {
-        // a list that is a little old is no reason to disturb; the server's silence is told elsewhere
-        const soon = ty.later(() => freshen().catch(() => {}), 300);
         ty.listeners.push((status) => {
             const now = JSON.stringify(status.jobs.flatMap((job) => job.files));
-            if (made !== null && made !== now) soon();
+            if (made !== null && made !== now) stale = true;
             made = now;
+            freshen();
         });
-        window.addEventListener("focus", soon); // back from another program, perhaps with a new file
+        window.addEventListener("focus", () => { stale = true; }); // perhaps back with a new file
     });
 })(window.trainyard);
