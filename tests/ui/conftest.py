@@ -69,6 +69,20 @@ class Page:
     def script(self, code: str, *values: object) -> Any:
         return self.driver.execute_script(code, *values)
 
+    def awaited(self, code: str, *values: object) -> Any:
+        """As `script`, for code that returns a promise: Chromium's driver may lose one of those."""
+        found, error = self.driver.execute_async_script(
+            f"""
+            const answer = arguments[arguments.length - 1];
+            const came = (value) => answer([value ?? null, null]);
+            const failed = (error) => answer([null, String(error)]);
+            (async function () {{ {code} }}).apply(null, arguments).then(came, failed);
+            """,
+            *values,
+        )
+        assert error is None, error
+        return found
+
     def until(self, condition: str, timeout_s: float = ANSWER_S) -> Any:
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
@@ -195,7 +209,7 @@ def form(page: Page, photos: Path) -> Page:
     """The page with a small job filled in and nothing running."""
     page.open()
     page.until("!trainyard.status.running")
-    page.script("return trainyard.chooseMethod('lora').then(() => trainyard.reset())")
+    page.awaited("return trainyard.chooseMethod('lora').then(() => trainyard.reset())")
     page.write(**SMALL, images=str(photos))
     return page
 

@@ -64,7 +64,7 @@ def _train(page: Page, work: Path, folder: Path) -> None:
     settings = prepare_lora(work).replace(**CHANGES)
     images = Path(str(settings.values["images"])).relative_to(work).as_posix()
     values = {**settings.as_dict(), "images": images, "checkpoint": CHECKPOINT.name}
-    page.script("return trainyard.fillIn(arguments[0])", shown_values(values))
+    page.awaited("return trainyard.fillIn(arguments[0])", shown_values(values))
     page.until("document.getElementById('trainyard_plan').innerText.includes('8 pictures')")
     page.press("start")
     page.until("trainyard.status.step && trainyard.status.step.step >= 160", PATIENCE_S)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 def through(page: Page, *methods: str) -> None:
     for method in methods:
-        page.script("return trainyard.chooseMethod(arguments[0])", method)
+        page.awaited("return trainyard.chooseMethod(arguments[0])", method)
 
 
 def test_arrow_keys_go_through_the_methods_as_fast_as_they_repeat(form: Page) -> None:
@@ -44,12 +44,12 @@ def test_what_was_never_changed_follows_the_method_that_last_had_it(form: Page) 
 def test_settings_of_another_job_bring_their_own_second_pass_or_none(form: Page) -> None:
     fill_in = "return trainyard.ask('presets/load', {name: arguments[0]}).then("
     fill_in += "({values}) => trainyard.fillIn(values))"
-    form.script(fill_in, "Difference second pass")
+    form.awaited(fill_in, "Difference second pass")
     assert form.read("second_pass.rank") == "4"
     through(form, "lora")
-    form.script(fill_in, "LoRA")
+    form.awaited(fill_in, "LoRA")
     assert form.read("second_pass.rank") == "4", "LoRA has none"
-    form.script(fill_in, "Difference")
+    form.awaited(fill_in, "Difference")
     assert form.read("second_pass.rank") == ""
 
 

@@ -72,7 +72,7 @@ def form(opened: WebuiPage, photos: Path) -> WebuiPage:
     """The tab with a small job filled in and nothing running."""
     opened.show("Trainyard")
     opened.until("!trainyard.status.running")
-    opened.script("return trainyard.chooseMethod('lora').then(() => trainyard.reset())")
+    opened.awaited("return trainyard.chooseMethod('lora').then(() => trainyard.reset())")
     opened.write(**SMALL, images=str(photos), trigger_word="ohwx", save_preview=False)
     return opened
 

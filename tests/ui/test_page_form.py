@@ -109,7 +109,7 @@ FILES_THAT_ARE_NO_SETTINGS = {
 
 def test_a_file_that_holds_no_settings_is_refused_in_plain_words(form: Page) -> None:
     for name, (content, words) in FILES_THAT_ARE_NO_SETTINGS.items():
-        told = form.script(
+        told = form.awaited(
             "const file = new File([new Uint8Array(arguments[1])], arguments[0]);"
             "return trainyard.takeFile(file).then(() => '', (error) => error.message)",
             name,
@@ -207,7 +207,7 @@ def test_a_search_finds_settings_of_the_method_that_is_chosen(form: Page) -> Non
     assert form.script(VISIBLE, "min_snr_gamma"), "its group is opened"
     assert form.script(look, "no such setting") == []
     form.script(look, "")
-    form.script("return trainyard.chooseMethod('difference')")
+    form.awaited("return trainyard.chooseMethod('difference')")
     assert {"copier", "mask", "second_pass"} <= set(form.script(look, ""))
 
 
@@ -229,7 +229,7 @@ def test_a_field_that_has_no_effect_is_not_shown_unless_it_is_looked_for(form: P
 
 
 def test_prompts_are_counted_and_pairs_are_shown(form: Page, photos: Path) -> None:
-    form.script("return trainyard.chooseMethod('difference')")
+    form.awaited("return trainyard.chooseMethod('difference')")
     form.write(
         original_prompt="word " * 80,
         original_image=str(photos / "0.png"),
@@ -304,12 +304,12 @@ def test_help_names_only_settings_that_the_method_has(form: Page) -> None:
         return document.getElementById('trainyard_tip').textContent;
     """
     assert "It counts only with Picture mask: alpha, files." in form.script(tip)
-    form.script("return trainyard.chooseMethod('difference')")
+    form.awaited("return trainyard.chooseMethod('difference')")
     assert "It counts only" not in form.script(tip)
 
 
 def test_a_preset_can_be_saved_before_its_concept_is_named(form: Page) -> None:
-    form.script("return trainyard.chooseMethod('ileco')")
+    form.awaited("return trainyard.chooseMethod('ileco')")
     form.write(original_prompt="", target_prompt="", rank="6")
     form.press("preset_save")
     form.until("document.getElementById('trainyard_dialog_text')")

@@ -21,7 +21,7 @@ def test_runs_are_compared(form: Page) -> None:
         form.until(f"document.querySelector('#trainyard_runs input[value={name}]').checked")
         time.sleep(1)
     form.until("document.querySelectorAll('#trainyard_compare svg path').length === 4")
-    sizes = form.script("""
+    sizes = form.awaited("""
         const links = [...document.querySelectorAll('#trainyard_results a')].map((one) => one.href);
         return Promise.all(links.map(async (link) => {
             const answer = await fetch(link);

@@ -74,7 +74,7 @@ def test_asking_in_between_neither_cuts_the_curve_nor_doubles_the_polls(form: Pa
 
 
 def test_a_second_pass_begins_the_curve_again(form: Page, photos: Path) -> None:
-    form.script("return trainyard.chooseMethod('difference')")
+    form.awaited("return trainyard.chooseMethod('difference')")
     form.write(
         **SMALL,
         original_image=str(photos / "0.png"),
@@ -214,7 +214,7 @@ def test_a_start_under_way_cannot_be_pressed_again(form: Page) -> None:
         };
     """)
     form.press("start")
-    form.script("return trainyard.refresh()")
+    form.awaited("return trainyard.refresh()")
     assert form.script("return document.getElementById('trainyard_start').disabled")
     form.until(f"{state('pressed-once')} === 'done'", 120)
     form.until("!document.getElementById('trainyard_start').disabled")
@@ -250,7 +250,7 @@ def test_a_job_that_is_edited_and_goes_leaves_a_form_that_can_be_queued(form: Pa
     number = form.script("return trainyard.status.jobs.find((job) => job.name === 'fleeting').id")
     form.press(f"job_{number}_edit")
     form.until("document.getElementById('trainyard_enqueue').innerText.startsWith('Save changes')")
-    form.script(f"return trainyard.ask('jobs/{number}', {{}}, 'DELETE')")  # from another tab
+    form.awaited(f"return trainyard.ask('jobs/{number}', {{}}, 'DELETE')")  # from another tab
     form.until("document.getElementById('trainyard_enqueue').innerText === 'Add to queue'")
 
 
