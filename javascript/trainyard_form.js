@@ -12,6 +12,7 @@
     let last = {}; // the method that last had a field, by the field's key
 
     ty.method = "";
+    ty.restored = false; // whether the form holds what was kept
     ty.take = function (values) {
         const read = Object.fromEntries(ty.facts.fields.map((one, i) => [one.key, values[i]]));
         for (const resolve of waiting.splice(0)) resolve(read);
@@ -224,6 +225,7 @@
             if (value !== undefined && (alike || text)) values[one.key] = value;
         }
         await ty.write(values); // at once: the server may be slow, and the user not
+        ty.restored = true;
         const {choices, loaded} = await ty.askChoices();
         const only = choices.checkpoint.length === 1 ? choices.checkpoint[0] : "";
         await ty.write(blank(known.checkpoint) ? {checkpoint: loaded || only} : {});

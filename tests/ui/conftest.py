@@ -55,8 +55,8 @@ class Page:
 
     def open(self, query: str = "") -> None:
         self.driver.get(self.url + query)
-        self.until("window.trainyard && trainyard.root && trainyard.status && trainyard.method")
-        time.sleep(1.5)  # the stored form is filled in
+        self.until("window.trainyard && trainyard.status && trainyard.restored")
+        time.sleep(0.3)  # and what the server has to say of it, as a rule
 
     def open_with(self, answers: str) -> None:
         """Opens the page with a `window.fetch` of its own: `answers` is its body in JavaScript."""
