@@ -14,12 +14,12 @@ from trainer.data.pairs import (
     Pair,
     PairView,
     folder_pairs,
-    load_mask,
+    masked,
     named_pairs,
     pair_views,
     reverted,
 )
-from trainer.data.views import load_pixels
+from trainer.data.views import UNMOVED, load_pixels
 from trainer.errors import BadInput
 from trainer.settings.groups import DataSettings, DirectionSettings, MaskSettings, PairSettings
 
@@ -152,9 +152,41 @@ def test_placements_move_both_pictures_and_their_mask_alike(tmp_path: Path) -> N
         assert one.original.shift == one.target.shift
         assert torch.equal(load_pixels(one.original), load_pixels(one.target))
         lit = functional.avg_pool2d((load_pixels(one.original)[:1] + 1) / 2, 8)
-        mask = load_mask(one, masks)
+        mask = masked(one, masks)[1]
         assert mask is not None
         torch.testing.assert_close(mask, lit, rtol=0, atol=0.01)
+
+
+def test_one_picture_may_become_several(tmp_path: Path) -> None:
+    names = "before cat dog"
+    before, cat, dog = (save(tmp_path / f"{name}.png") for name in names.split())
+    save(tmp_path / "one.png")
+    save(tmp_path / "two.png")
+    masks = MaskSettings(mask="drawn", mask_image=f"{tmp_path / 'one.png'}\n{tmp_path / 'two.png'}")
+    pair = PairSettings(original_image=f"{before}\n{before}", target_image=f"{cat}\n{dog}")
+    named = named_pairs(pair, data(tmp_path), masks, [""])
+    found = pair_views(named, data(tmp_path, repeats=2))
+    shown = [(one.target.image.path.stem, one.drawn_mask.stem) for one in found if one.drawn_mask]
+    assert shown == [("cat", "one"), ("dog", "two")] * 2
+    back = pair_views(reverted(named, DirectionSettings(revert=True)), data(tmp_path))
+    assert [one.original.image.path.stem for one in back] == ["cat", "dog"]
+
+
+def test_a_change_near_the_edge_is_learnt_as_it_is_where_moving_would_take_it_away(
+    tmp_path: Path,
+) -> None:
+    save(tmp_path / "a.png")
+    changed = Image.new("RGB", (64, 64), "red")
+    changed.paste((0, 0, 255), (60, 60, 64, 64))
+    changed.save(tmp_path / "a_b.png")
+    settings = MaskSettings(mask="difference", mask_floor=0)
+    placed = pair_views(find(tmp_path, masks=settings), data(tmp_path), 16)
+    shown = [masked(one, settings) for one in placed]
+    assert len(shown) == 16
+    assert all(mask is not None and mask.max() == 1 for _, mask in shown)
+    stayed = [one for (one, _), there in zip(shown, placed, strict=True) if one != there]
+    assert 0 < len(stayed) < 15
+    assert all(one.original.shift == one.target.shift == UNMOVED for one in stayed)
 
 
 def view(folder: Path, masks: MaskSettings, **values: object) -> PairView:
@@ -167,7 +199,7 @@ def test_mask_of_the_difference_covers_it_and_its_neighbours(tmp_path: Path) -> 
     changed.paste((0, 0, 255), (16, 16, 17, 17))  # one pixel of the cell in row 2, column 2
     changed.save(tmp_path / "a_b.png")
     settings = MaskSettings(mask="difference", mask_floor=0.25)
-    mask = load_mask(view(tmp_path, settings), settings)
+    _, mask = masked(view(tmp_path, settings), settings)
     expected = torch.full((1, 8, 8), 0.25)
     expected[:, 1:4, 1:4] = 1
     assert mask is not None
@@ -185,7 +217,7 @@ def test_drawn_mask_is_cut_and_mirrored_like_its_picture(tmp_path: Path) -> None
     settings = MaskSettings(mask="drawn", mask_image=str(tmp_path / "mask.png"), mask_floor=0)
     pairs = find(folder, masks=settings)
     plain, mirrored = (
-        load_mask(one, settings) for one in pair_views(pairs, data(folder, mirror=True))
+        masked(one, settings)[1] for one in pair_views(pairs, data(folder, mirror=True))
     )
     expected = torch.zeros(1, 8, 8)
     expected[:, :, :2] = 1
@@ -201,7 +233,7 @@ def test_alpha_mask_is_the_opaque_part(tmp_path: Path) -> None:
     image.paste((0, 0, 255, 255), (0, 0, 64, 32))  # the upper half
     image.save(tmp_path / "a_b.png")
     settings = MaskSettings(mask="alpha", mask_floor=0.5)
-    mask = load_mask(view(tmp_path, settings), settings)
+    _, mask = masked(view(tmp_path, settings), settings)
     expected = torch.full((1, 8, 8), 0.5)
     expected[:, :4] = 1
     assert mask is not None
@@ -214,7 +246,7 @@ def test_masks_that_select_nothing_or_are_not_there_are_refused(tmp_path: Path) 
     for kind, reason in (("difference", "selects nothing"), ("alpha", "no transparent part")):
         settings = MaskSettings(mask=kind)
         with pytest.raises(BadInput, match=reason):
-            load_mask(view(tmp_path, settings), settings)
+            masked(view(tmp_path, settings), settings)
     with pytest.raises(BadInput, match="there is no picture"):
         find(tmp_path, masks=MaskSettings(mask="drawn", mask_image="no.png"))
     three = "\n".join([str(tmp_path / "a.png")] * 3)

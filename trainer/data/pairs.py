@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from torch import Tensor
@@ -45,6 +46,12 @@ class PairView:
     original: View
     target: View
     drawn_mask: Path | None = None
+
+    @property
+    def unmoved(self) -> PairView:
+        """The pair as it is, under the same caption."""
+        before, after = (replace(one, shift=UNMOVED) for one in (self.original, self.target))
+        return PairView(before, after, self.drawn_mask)
 
 
 def named_pairs(
@@ -137,17 +144,18 @@ def pair_views(
     Raises:
         BadInput: with every picture that fits no frame, and bad settings of the frames.
     """
-    by_path = {pair.original.path: pair for pair in pairs}
+    views(list(dict.fromkeys(pair.original for pair in pairs)), pictures)  # names all misfits
+    once = replace(pictures, repeats=1)
     found = []
-    for view in views([pair.original for pair in pairs], pictures):
-        pair = by_path[view.image.path]
+    for pair in pairs:  # of which several may begin with the same picture
         captions = pair.captions or (pair.original.caption,)
-        for number, shift in enumerate(_shifts(max(placements, len(captions)))):
+        shifts = _shifts(max(placements, len(captions)))
+        for view, (number, shift) in product(views([pair.original], once), enumerate(shifts)):
             image = replace(pair.original, caption=captions[number % len(captions)])
             before = replace(view, image=image, shift=shift)
             target = replace(before, image=pair.target)
             found.append(PairView(before, target, pair.drawn_mask))
-    return found
+    return found * pictures.repeats
 
 
 def _shifts(count: int) -> list[Shift]:
@@ -160,38 +168,48 @@ def _shifts(count: int) -> list[Shift]:
     return found
 
 
-def load_mask(view: PairView, settings: MaskSettings) -> Tensor | None:
-    """How much each latent cell of a pair counts: float32 [1, h/8, w/8], from the floor to 1.
+def masked(view: PairView, settings: MaskSettings) -> tuple[PairView, Tensor | None]:
+    """A pair, and how much each of its latent cells counts.
+
+    Where moving it takes all that counts out of the frame, the pair as it is stands in.
 
     Returns:
-        None where every place counts alike.
+        The pair, and float32 [1, h/8, w/8] from the floor to 1, or None where all counts alike.
 
     Raises:
         BadInput: a file cannot be decoded, or the mask selects nothing.
     """
+    cells = _masked_cells(view, settings)
+    if cells is None:
+        return view, None
+    if float(cells.max()) > 0:
+        return view, settings.mask_floor + (1 - settings.mask_floor) * cells
+    if view.original.shift != UNMOVED:
+        return masked(view.unmoved, settings)
+    cure = "choose another mask"
+    raise BadInput([Problem(str(view.target.image.path), "its mask selects nothing", cure)])
+
+
+def _masked_cells(view: PairView, settings: MaskSettings) -> Tensor | None:
+    """Float32 [1, h/8, w/8], how much of each latent cell the mask selects; None without one."""
     if settings.mask == "none":
         return None
     if settings.mask == "drawn":
         assert view.drawn_mask is not None  # the plan has checked that there is one
-        cells = cells_of_file(view.drawn_mask, view.original)
-    elif settings.mask == "alpha":
+        return cells_of_file(view.drawn_mask, view.original)
+    if settings.mask == "alpha":
         opaque = load_alpha(view.target)
         opaque = load_alpha(view.original) if opaque is None else opaque
         if opaque is None:
             what = "has no transparent part, and neither has the picture before the change"
             cure = "save it as PNG with alpha, or choose another mask"
             raise BadInput([Problem(str(view.target.image.path), what, cure)])
-        cells = mean_of_cells(opaque)
-    else:
-        apart = (load_pixels(view.original) - load_pixels(view.target)).abs().amax(0, keepdim=True)
-        different = (apart / 2 > DIFFERENT).float()
-        # A cell that holds one different pixel counts, and so do its neighbours.
-        cells = functional.max_pool2d(different[None], LATENT_CELL_PX)
-        cells = functional.max_pool2d(cells, 3, stride=1, padding=1)[0]
-    if float(cells.max()) == 0:
-        cure = "choose another mask"
-        raise BadInput([Problem(str(view.target.image.path), "its mask selects nothing", cure)])
-    return settings.mask_floor + (1 - settings.mask_floor) * cells
+        return mean_of_cells(opaque)
+    apart = (load_pixels(view.original) - load_pixels(view.target)).abs().amax(0, keepdim=True)
+    different = (apart / 2 > DIFFERENT).float()
+    # A cell that holds one different pixel counts, and so do its neighbours.
+    cells = functional.max_pool2d(different[None], LATENT_CELL_PX)
+    return functional.max_pool2d(cells, 3, stride=1, padding=1)[0]
 
 
 def _image(where: str, line: str, caption: str, problems: list[Problem]) -> TrainingImage | None:

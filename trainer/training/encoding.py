@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..data.batches import BatchOrder, LatentDataset
 from ..data.masks import load_masks
-from ..data.pairs import load_mask
+from ..data.pairs import masked
 from ..data.variants import CaptionVariants
 from ..data.views import View
 from ..events import PhaseProgress, PhaseStarted
@@ -82,8 +82,8 @@ def encode_pairs(session: Session) -> PairData:
         BadInput: a picture cannot be decoded, or a mask selects nothing.
         Stopped: the user ended the job meanwhile.
     """
-    pairs = session.plan.pairs
-    masks = tuple(load_mask(pair, session.settings[MaskSettings]) for pair in pairs)
+    wanted = session.settings[MaskSettings]
+    pairs, masks = zip(*(masked(pair, wanted) for pair in session.plan.pairs), strict=True)
     views = [pair.original for pair in pairs] + [pair.target for pair in pairs]
     dataset = _encoded(session, views, "stop")
     batch_size = session.settings[TrainingSettings].batch_size
