@@ -105,3 +105,17 @@ def test_the_prompt_and_the_trigger_word_are_really_used(run: Run) -> None:
     )
     assert not equal(plain, prompted)
     assert equal(prompted, triggered)
+
+
+@pytest.mark.parametrize("method", ["difference", "addift"])
+def test_a_prompt_beyond_the_limit_is_refused_or_cut(method: str, run: Run) -> None:
+    few, many = "word " * 19, "word " * 30
+    with pytest.raises(BadInput) as caught:
+        run(method, max_prompt_tokens=20, original_prompt=few, trigger_word="a, b")
+    (problem,) = caught.value.problems
+    assert problem.where == "original_prompt"
+    assert "tokens, and 20 are allowed" in problem.what
+    cut = {"max_prompt_tokens": 20, "truncate_prompts": True}
+    file, _, _ = run(method, original_prompt=many, name="long", **cut)
+    same, _, _ = run(method, original_prompt="word " * 20, name="same")
+    assert equal(file, same)

@@ -109,6 +109,12 @@ def test_long_prompts_are_refused_by_name_or_cut(run: Run, session: Callable[...
     found = {problem.where: problem.what for problem in caught.value.problems}
     assert set(found) == {"target_prompt", "preserve_prompts"}
     assert "30 tokens, and 20 are allowed" in found["target_prompt"]
+    with pytest.raises(BadInput) as caught:
+        run("ileco", max_prompt_tokens=20, contexts=f"{' '.join(['of'] * 20)} {{}}")
+    assert {problem.where for problem in caught.value.problems} == {"contexts"}
+    one = session(max_prompt_tokens=20, contexts=f"{{}} {words}", truncate_prompts=True)
+    cut = " ".join(["word"] * 19)
+    assert tasks(one)[0][f"red {cut}"] == {f"blue {cut}": 1.0}
     one = session(max_prompt_tokens=20, target_prompt=words, truncate_prompts=True)
     changes, _ = tasks(one)
     assert changes == {"red": {" ".join(["word"] * 20): 1.0}}

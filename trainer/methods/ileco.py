@@ -82,7 +82,7 @@ def tasks(session: Session) -> tuple[dict[str, Mix], tuple[str, ...]]:
     changes: dict[str, Mix] = {}
     for context, (number, original) in product(contexts, enumerate(originals)):
         before, after, away = (
-            context.replace(PLACE, prompt).strip()
+            session.cut(context.replace(PLACE, prompt).strip())
             for prompt in (original, targets[number % len(targets)], neutral or original)
         )
         # Of what is not pushed away from anything else, the sum is the answer itself.

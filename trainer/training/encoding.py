@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..data.batches import BatchOrder, LatentDataset
@@ -27,8 +28,10 @@ from ..settings.groups import (
     PictureMaskSettings,
     PictureSettings,
     PriorSettings,
+    PromptSettings,
     TrainingSettings,
 )
+from ..settings.methods import METHODS
 from .distributed import current_team
 from .sharing import share_pictures
 from .training_data import PairData, PictureData
@@ -85,12 +88,18 @@ def encode_pairs(session: Session) -> PairData:
     wanted = session.settings[MaskSettings]
     pairs, masks = zip(*(masked(pair, wanted) for pair in session.plan.pairs), strict=True)
     views = [pair.original for pair in pairs] + [pair.target for pair in pairs]
+    if METHODS[session.settings.method].uses(PromptSettings):
+        views = [_with_caption(view, session.cut(view.image.caption)) for view in views]
     dataset = _encoded(session, views, "stop")
     batch_size = session.settings[TrainingSettings].batch_size
     # Fewer pairs than a batch holds come several times in it, each with noise of its own.
     times = -(-batch_size // len(pairs))
     order = BatchOrder(dataset.frames_px[: len(pairs)] * times, batch_size, session.seed)
     return PairData(dataset, order, masks)
+
+
+def _with_caption(view: View, caption: str) -> View:
+    return replace(view, image=replace(view.image, caption=caption))
 
 
 def _encoded(session: Session, views: Sequence[View], unreadable: str) -> LatentDataset:

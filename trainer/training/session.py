@@ -121,8 +121,12 @@ class Session:
 
     def prompts(self, text: str) -> tuple[str, ...]:
         """The prompts of a field, one a line, cut to the limit; an empty one if there is none."""
+        return tuple(map(self.cut, prompt_lines(text)))
+
+    def cut(self, prompt: str) -> str:
+        """A prompt without the words at its end that go beyond the limit."""
         most = self.settings[PromptSettings].max_prompt_tokens
-        return tuple(truncated(p, self.model.prompts.tokens, most) for p in prompt_lines(text))
+        return truncated(prompt, self.model.prompts.tokens, most)
 
     def check_stopped(self) -> None:
         """To be called between parts of long preparations.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 
 from ..data import regularisation
+from ..data.captions import with_trigger
 from ..data.folder import FolderReport, TrainingImage, inspect
 from ..data.masks import with_masks
 from ..data.pairs import PairView, folder_pairs, named_pairs, pair_views, reverted
@@ -30,6 +32,7 @@ from ..settings.groups import (
     PromptSettings,
     SuffixSettings,
 )
+from ..settings.groups.concept import PLACE
 from ..settings.methods import METHODS
 from ..settings.schema import JobSettings
 
@@ -130,9 +133,9 @@ def _pairs(
 
 
 @lru_cache(maxsize=1 << 14)
-def _caption_tokens(caption: str) -> int:
+def _token_count(prompt: str) -> int:
     """Remembered, because a form asks for the plan again and again."""
-    return token_count(caption, lambda text: tokenize(clip_tokenizer(), text))
+    return token_count(prompt, lambda text: tokenize(clip_tokenizer(), text))
 
 
 def long_captions(
@@ -152,7 +155,7 @@ def long_captions(
         caption = variants.plain(image.caption)
         # a token is one byte at least, so that most need no counting
         if len(caption.encode()) > most:
-            count = _caption_tokens(caption)
+            count = _token_count(caption)
             if count > most:
                 long[image.path] = count
     if long and wanted.truncate_prompts:
@@ -172,16 +175,30 @@ def long_prompts(settings: JobSettings) -> list[Problem]:
     uses = METHODS[settings.method].uses
     if not uses(PromptSettings) or settings[PromptSettings].truncate_prompts:
         return []
-    fields = ["original_prompt"]
-    if uses(ConceptSettings):
-        fields += ["target_prompt", "neutral_prompt", "preserve_prompts"]
     most = settings[PromptSettings].max_prompt_tokens
     problems = []
-    for name in fields:
-        for prompt in prompt_lines(str(settings.values[name])):
-            count = token_count(prompt, lambda text: tokenize(clip_tokenizer(), text))
-            if count > most:
-                what = f"{prompt[:40]!r}... has {count} tokens, and {most} are allowed"
-                cure = "shorten it, raise max_prompt_tokens, or set truncate_prompts"
-                problems.append(Problem(name, what, cure))
+    for name, prompt in dict.fromkeys(_prompts(settings)):
+        count = _token_count(prompt)
+        if count > most:
+            what = f"{prompt[:40]!r}... has {count} tokens, and {most} are allowed"
+            cure = "shorten it, raise max_prompt_tokens, or set truncate_prompts"
+            problems.append(Problem(name, what, cure))
     return problems
+
+
+def _prompts(settings: JobSettings) -> Iterator[tuple[str, str]]:
+    """Every prompt that is encoded, with the field that it is from."""
+    uses = METHODS[settings.method].uses
+    originals = prompt_lines(settings[PromptSettings].original_prompt)
+    if uses(PairSettings):
+        trigger = settings[PictureSettings].trigger_word
+        originals = tuple(with_trigger(trigger, prompt) for prompt in originals)
+    yield from (("original_prompt", prompt) for prompt in originals)
+    if not uses(ConceptSettings):
+        return
+    concept = settings[ConceptSettings]
+    for name in ("target_prompt", "neutral_prompt", "preserve_prompts"):
+        yield from ((name, prompt) for prompt in prompt_lines(str(settings.values[name])))
+    named = (*originals, *prompt_lines(concept.target_prompt), concept.neutral_prompt)
+    for context, prompt in product(prompt_lines(concept.contexts), named):
+        yield "contexts", context.replace(PLACE, prompt)
