@@ -129,6 +129,21 @@ def test_going_on_equals_never_having_stopped(kind: OptimizerKind) -> None:
         assert torch.equal(ours, expected)
 
 
+@pytest.mark.parametrize("kind", INSTALLED)
+def test_a_weight_may_get_its_first_gradient_later(kind: OptimizerKind) -> None:
+    """As one does that module_dropout leaves out of the first batches."""
+    early, late = (torch.nn.Parameter(torch.ones(3, 4)) for _ in range(2))
+    settings = OptimizerSettings(optimizer=kind.name, lr_scheduler="constant")
+    loop = Loop([ParameterGroup("unet", (early, late), 0.1)], TrainingSettings(steps=4), settings)
+    learning = iter([(early,), (early,), (early, late), (late,)])
+    loop.run(
+        lambda: sum((weight - 2).square().sum() for weight in next(learning)),
+        control=Control(),
+        sink=ignore,
+    )
+    assert all(torch.isfinite(weight).all() for weight in (early, late))
+
+
 @pytest.mark.parametrize("kind", SCHEDULE_FREE)
 def test_schedule_free_is_used_at_the_average(kind: OptimizerKind) -> None:
     """The point that the package's own eval() gives, and back to the same bits."""
@@ -164,6 +179,27 @@ def test_adamw_makes_torchs_own_step():
             parameter.grad = torch.tensor([0.3, 0.7]) * factor
             optimizer.step()
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_momentum_of_a_weight_begins_with_its_first_gradient() -> None:
+    """torch's plain form, dampening included, at which the first gradient counts whole."""
+    settings = OptimizerSettings(optimizer="SGD", optimizer_args="momentum=0.9; dampening=0.5")
+    ours, theirs = ([torch.nn.Parameter(torch.ones(2)) for _ in range(2)] for _ in range(2))
+    found = new_optimizer(settings, [ParameterGroup("unet", tuple(ours), 0.1)])
+    expected = torch.optim.SGD(theirs, lr=0.1, momentum=0.9, dampening=0.5, foreach=False)
+    for step in range(4):
+        for (early, late), optimizer in ((ours, found), (theirs, expected)):
+            early.grad = torch.tensor([0.3, 0.7]) + step
+            late.grad = torch.tensor([0.1, 0.2]) - step if step > 1 else None
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_the_fused_form_is_taken(name: str) -> None:
+    pytest.importorskip("torch", "2.5", reason="fused on a CPU came with it")
+    settings = OptimizerSettings(optimizer=name)
+    assert new_optimizer(settings, groups(torch.nn.Parameter(torch.ones(2)))).defaults["fused"]
 
 
 def test_a_row_says_what_its_name_means_and_the_user_may_say_otherwise() -> None:
