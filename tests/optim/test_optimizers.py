@@ -144,6 +144,16 @@ def test_a_weight_may_get_its_first_gradient_later(kind: OptimizerKind) -> None:
     assert all(torch.isfinite(weight).all() for weight in (early, late))
 
 
+@pytest.mark.parametrize("kind", INSTALLED)
+def test_it_takes_a_warmup(kind: OptimizerKind) -> None:
+    weight = torch.nn.Parameter(torch.zeros(3, 4))
+    rates = OptimizerSettings(optimizer=kind.name, lr_warmup_steps=3, lr_scheduler="constant")
+    loop = Loop(groups(weight), TrainingSettings(steps=6), rates)
+    loop.run(lambda: (weight - 2).square().sum(), control=Control(), sink=ignore)
+    assert torch.isfinite(weight).all()
+    assert weight.abs().min() > 0
+
+
 @pytest.mark.parametrize("kind", SCHEDULE_FREE)
 def test_schedule_free_is_used_at_the_average(kind: OptimizerKind) -> None:
     """The point that the package's own eval() gives, and back to the same bits."""
