@@ -55,11 +55,18 @@ STEPS = 12
 class Task:
     """Two matrices whose product is to become a third, as those of a LoRA."""
 
-    def __init__(self, kind: OptimizerKind, seed: int = 0, steps: int = STEPS) -> None:
+    def __init__(
+        self,
+        kind: OptimizerKind,
+        seed: int = 0,
+        steps: int = STEPS,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         drawn = torch.Generator().manual_seed(5)
         self.goal = torch.randn(6, 4, generator=drawn) / 2
         torch.manual_seed(seed)
-        self.network = nn.ParameterList([torch.randn(3, 4) / 2, torch.zeros(6, 3), torch.ones(1)])
+        begun = [torch.randn(3, 4) / 2, torch.zeros(6, 3), torch.ones(1)]
+        self.network = nn.ParameterList(begun).to(dtype)
         self.settings = OptimizerSettings(
             optimizer=kind.name,
             learning_rate=RATES.get(kind.name, 0.02),
@@ -73,7 +80,7 @@ class Task:
         self.loop = Loop(groups, TrainingSettings(steps=steps, max_grad_norm=0), self.settings)
 
     def loss(self) -> torch.Tensor:
-        down, up, size = self.network
+        down, up, size = (weight.float() for weight in self.network)
         return (size * up @ down - self.goal).square().mean()
 
     def train(self, until: int, look_at: int = -1) -> None:
@@ -110,20 +117,25 @@ def test_it_learns(kind: OptimizerKind) -> None:
     assert float(task.loss().detach()) < 0.5 * before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", INSTALLED)
-def test_going_on_equals_never_having_stopped(kind: OptimizerKind) -> None:
+def test_going_on_equals_never_having_stopped(kind: OptimizerKind, dtype: torch.dtype) -> None:
     """Through JSON, as a state on disk, and with a look at the average on the way."""
-    whole = Task(kind)
+    whole = Task(kind, dtype=dtype)
     whole.train(STEPS, look_at=8)
-    first = Task(kind)
+    first = Task(kind, dtype=dtype)
     first.train(7, look_at=5)
     tensors, values = first.loop.state()
     tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    second = Task(kind, seed=9)
+    second = Task(kind, seed=9, dtype=dtype)
     with torch.no_grad():
         for weight, saved in zip(second.network, first.weights(), strict=True):
             weight.copy_(saved)
     second.loop.restore(tensors, json.loads(json.dumps(values)))
+    found, _ = second.loop.state()
+    assert {name: tensor.dtype for name, tensor in found.items()} == {
+        name: tensor.dtype for name, tensor in tensors.items()
+    }
     second.train(STEPS)
     for ours, expected in zip(second.weights(), whole.weights(), strict=True):
         assert torch.equal(ours, expected)
