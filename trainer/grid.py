@@ -26,7 +26,7 @@ from .networks.network import Network
 from .networks.opening import open_network
 from .networks.targets import every_target
 from .paths import as_unicode, is_there
-from .run import memory_answered
+from .run import memory_answered, on_loan
 from .settings.grid import GridSettings, numbers, pictures, seed_numbers
 from .settings.names import GRID_FOLDER, GRID_SUFFIX
 from .training.plan import check_lora, check_writable, free_name
@@ -73,14 +73,15 @@ def _drawn(
     drawn: dict[Cell, Image.Image] = {}
     sink(PhaseStarted("Loading the checkpoint"))
     cure = "lower size_px, or set base_precision to bf16 or fp16"
-    with (
-        memory_answered(lambda error: f"the memory was not enough to draw - {cure}"),
-        host.borrow(settings, control) as model,
-    ):
+
+    def draw(model: DiffusionModel) -> None:
         sink(PhaseStarted("Drawing", pictures(settings)))
         for cell, picture in _cells(settings, model, control):
             drawn[cell] = picture
             sink(PhaseProgress(len(drawn)))
+
+    with memory_answered(lambda error: f"the memory was not enough to draw - {cure}"):
+        on_loan(host.borrow(settings, control), draw)
     if control.request is Request.STOP or not drawn:
         return None
     if len(drawn) < pictures(settings):

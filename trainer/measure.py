@@ -11,7 +11,8 @@ import torch
 from .control import Control
 from .events import ignore
 from .hosts.protocol import Host
-from .run import memory_answered, out_of_memory
+from .models.model import DiffusionModel
+from .run import memory_answered, on_loan, out_of_memory
 from .settings.groups import ModelSettings, SizeSettings, TrainingSettings
 from .settings.schema import JobSettings
 from .training.encoding import prompt_encoder
@@ -40,42 +41,46 @@ def measure_step(settings: JobSettings, plan: Plan, host: Host) -> Cost:
         BadInput: the model or the network cannot be made.
         OutOfMemory: a smaller job is needed.
     """
-    quiet = settings.replace(log_csv=False, seed=0, resume_from="")
-    training = settings[TrainingSettings]
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # of what ran before in this process
-    with (
-        memory_answered(lambda error: out_of_memory(settings, error)),
-        host.borrow(settings[ModelSettings]) as model,
-    ):
-        session = Session(quiet, plan, model, host, control=Control(), sink=ignore)
-        network = session.new_network()
-        frames = plan.frames or (settings[SizeSettings].image_size_px,)  # iLECO has no pictures
-        height, width = max(frames, key=lambda frame: frame[0] * frame[1])
-        shape = (training.batch_size, 4, height // LATENT_CELL_PX, width // LATENT_CELL_PX)
-        latents = torch.randn(shape, device=model.device, generator=session.generator)
-        timesteps = torch.full((len(latents),), 500, device=model.device)
-        captions = [""] * len(latents)
-        encode = prompt_encoder(session, captions)
-
-        def loss() -> torch.Tensor:
-            return model.denoise(latents, timesteps, encode(captions)).square().mean()
-
-        with network:
-            loop = session.new_loop(network)
-            session.spare_memory()
-            with session.training_mode():
-                loop.update(loss)
-                _synchronise(model.device)
-                started = time.perf_counter()
-                for _ in range(TIMED_STEPS):
-                    loop.update(loss)
-                _synchronise(model.device)
-        return Cost(
-            seconds_per_step=(time.perf_counter() - started) / TIMED_STEPS,
-            peak_mb=peak_mb(model.device),
-            trained_parameters=sum(p.numel() for p in loop.parameters),
+    with memory_answered(lambda error: out_of_memory(settings, error)):
+        return on_loan(
+            host.borrow(settings[ModelSettings]),
+            lambda model: _measured(settings, plan, host, model),
         )
+
+
+def _measured(settings: JobSettings, plan: Plan, host: Host, model: DiffusionModel) -> Cost:
+    quiet = settings.replace(log_csv=False, seed=0, resume_from="")
+    session = Session(quiet, plan, model, host, control=Control(), sink=ignore)
+    network = session.new_network()
+    frames = plan.frames or (settings[SizeSettings].image_size_px,)  # iLECO has no pictures
+    height, width = max(frames, key=lambda frame: frame[0] * frame[1])
+    batch_size = settings[TrainingSettings].batch_size
+    shape = (batch_size, 4, height // LATENT_CELL_PX, width // LATENT_CELL_PX)
+    latents = torch.randn(shape, device=model.device, generator=session.generator)
+    timesteps = torch.full((len(latents),), 500, device=model.device)
+    captions = [""] * len(latents)
+    encode = prompt_encoder(session, captions)
+
+    def loss() -> torch.Tensor:
+        return model.denoise(latents, timesteps, encode(captions)).square().mean()
+
+    with network:
+        loop = session.new_loop(network)
+        session.spare_memory()
+        with session.training_mode():
+            loop.update(loss)
+            _synchronise(model.device)
+            started = time.perf_counter()
+            for _ in range(TIMED_STEPS):
+                loop.update(loss)
+            _synchronise(model.device)
+    return Cost(
+        seconds_per_step=(time.perf_counter() - started) / TIMED_STEPS,
+        peak_mb=peak_mb(model.device),
+        trained_parameters=sum(p.numel() for p in loop.parameters),
+    )
 
 
 def _synchronise(device: torch.device) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -18,6 +19,7 @@ from .events import Notice, PhaseStarted, Saved, Sink
 from .hosts.protocol import Host
 from .lock import FileLock, sweep_locks
 from .methods import TRAIN
+from .models.model import DiffusionModel
 from .networks import kohya
 from .networks.metadata import is_result_of
 from .result import finish
@@ -29,6 +31,8 @@ from .training.plan import Plan, make_plan
 from .training.session import Session
 from .training.state import Beginning, Recorder, State, StateFolder
 from .training.unfinished import belongs, state_folder
+
+Result = TypeVar("Result")
 
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory")
 """torch names these in its errors when the main memory is full, or that of a Mac's GPU."""
@@ -169,10 +173,8 @@ def _run(
 ) -> Outcome:
     output = settings[OutputSettings]
     sink(PhaseStarted("Loading the checkpoint"))
-    with (
-        memory_answered(lambda error: out_of_memory(settings, error)),
-        host.borrow(_as_begun(settings[ModelSettings], beginning), control) as model,
-    ):
+
+    def train(model: DiffusionModel) -> Outcome:
         session = Session(
             settings,
             plan,
@@ -197,11 +199,26 @@ def _run(
         session.watch = Sampler(session)
         return _train(session)
 
+    with memory_answered(lambda error: out_of_memory(settings, error)):
+        return on_loan(host.borrow(_as_begun(settings[ModelSettings], beginning), control), train)
+
 
 def _as_begun(wanted: ModelSettings, beginning: Beginning | None) -> ModelSettings:
     """The CLIP skip is the webui's at the time when the run began, whatever it is by now."""
     noted = beginning.clip_skip if beginning is not None else None
     return replace(wanted, clip_skip=wanted.clip_skip or noted or 0)
+
+
+def on_loan(
+    loan: AbstractContextManager[DiffusionModel], work: Callable[[DiffusionModel], Result]
+) -> Result:
+    """What some work makes of a borrowed model.
+
+    The model has a name inside the work alone: what outlives the work when the model is given
+    back cannot be freed before the webui goes on.
+    """
+    with ExitStack() as stack:
+        return work(stack.enter_context(loan))
 
 
 @contextmanager

@@ -12,14 +12,17 @@ import torch
 
 from trainer.control import Control
 from trainer.hosts.standalone import StandaloneHost
+from trainer.methods import addift
 from trainer.methods.addift import Lesson, Lessons
 from trainer.settings.groups import ModelSettings
 from trainer.settings.schema import parse
+from trainer.training.distributed import Team
 from trainer.training.encoding import encode_pairs, frozen_encoder
 from trainer.training.plan import make_plan
 from trainer.training.session import Session
 from trainer.training.training_data import PairData
 
+STEPS = 10
 Taught = Callable[..., AbstractContextManager[tuple[Session, PairData, list[Lesson]]]]
 
 
@@ -32,7 +35,7 @@ def taught(jobs: dict[str, dict[str, object]], tmp_path: Path) -> Taught:
         method: str = "addift", **changes: object
     ) -> Iterator[tuple[Session, PairData, list[Lesson]]]:
         settings = parse(
-            {**jobs[method], "method": method, "steps": 10, "blocks": "M00", **changes}
+            {**jobs[method], "method": method, "steps": STEPS, "blocks": "M00", **changes}
         )
         host = StandaloneHost(tmp_path, tmp_path / "out", "cpu")
         plan = make_plan(settings, host)
@@ -40,7 +43,7 @@ def taught(jobs: dict[str, dict[str, object]], tmp_path: Path) -> Taught:
             session = Session(settings, plan, model, host, control=Control(), sink=lambda _: None)
             data, network = encode_pairs(session), session.new_network()
             with network:
-                yield session, data, list(islice(Lessons(session, data, network), 10))
+                yield session, data, list(islice(Lessons(session, data, network), STEPS))
 
     return make
 
@@ -140,3 +143,36 @@ def test_captions_and_trigger_words_of_a_folder_are_told(taught: Taught) -> None
     with taught("multi_addift", trigger_word="ohwx") as (_, _, lessons):
         told = {prompt for lesson in lessons for prompt in lesson.samples.prompts}
         assert told == {"ohwx, caption 0", "ohwx, caption 1"}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_of_a_team_goes_on_with_its_own_batches(
+    rank: int, taught: Taught, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labelled with the same others as before: the last digit of an answer depends on them."""
+    monkeypatch.setattr(addift, "current_team", lambda: Team(rank, 2))
+    monkeypatch.setattr(addift, "LABELLED_AT_ONCE", 3)
+
+    def taken(lessons: Lessons) -> Iterator[Lesson]:
+        """As the loop takes them: one, and the other process one."""
+        for _ in range(lessons.state()["batch"], STEPS, 2):
+            for skipped in (rank == 1, rank == 0):
+                if skipped:
+                    lessons.skip()
+                else:
+                    yield next(lessons)
+
+    with taught() as (session, data, alone):
+        network = session.new_network()
+        whole = list(taken(Lessons(session, data, network)))
+        for lesson, own in zip(whole, alone[rank::2], strict=True):
+            assert lesson.strength == own.strength
+            assert torch.equal(lesson.samples.latents, own.samples.latents)
+            torch.testing.assert_close(lesson.samples.labels, own.samples.labels)
+        for step in range(len(whole)):
+            again = Lessons(session, data, network)
+            again.restore({"batch": 2 * step})
+            for lesson, wanted in zip(taken(again), whole[step:], strict=True):
+                assert lesson.strength == wanted.strength
+                assert torch.equal(lesson.samples.latents, wanted.samples.latents)
+                assert torch.equal(lesson.samples.labels, wanted.samples.labels)

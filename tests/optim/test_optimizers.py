@@ -55,11 +55,18 @@ STEPS = 12
 class Task:
     """Two matrices whose product is to become a third, as those of a LoRA."""
 
-    def __init__(self, kind: OptimizerKind, seed: int = 0, steps: int = STEPS) -> None:
+    def __init__(
+        self,
+        kind: OptimizerKind,
+        seed: int = 0,
+        steps: int = STEPS,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         drawn = torch.Generator().manual_seed(5)
         self.goal = torch.randn(6, 4, generator=drawn) / 2
         torch.manual_seed(seed)
-        self.network = nn.ParameterList([torch.randn(3, 4) / 2, torch.zeros(6, 3), torch.ones(1)])
+        begun = [torch.randn(3, 4) / 2, torch.zeros(6, 3), torch.ones(1)]
+        self.network = nn.ParameterList(begun).to(dtype)
         self.settings = OptimizerSettings(
             optimizer=kind.name,
             learning_rate=RATES.get(kind.name, 0.02),
@@ -73,7 +80,7 @@ class Task:
         self.loop = Loop(groups, TrainingSettings(steps=steps, max_grad_norm=0), self.settings)
 
     def loss(self) -> torch.Tensor:
-        down, up, size = self.network
+        down, up, size = (weight.float() for weight in self.network)
         return (size * up @ down - self.goal).square().mean()
 
     def train(self, until: int, look_at: int = -1) -> None:
@@ -110,23 +117,53 @@ def test_it_learns(kind: OptimizerKind) -> None:
     assert float(task.loss().detach()) < 0.5 * before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", INSTALLED)
-def test_going_on_equals_never_having_stopped(kind: OptimizerKind) -> None:
+def test_going_on_equals_never_having_stopped(kind: OptimizerKind, dtype: torch.dtype) -> None:
     """Through JSON, as a state on disk, and with a look at the average on the way."""
-    whole = Task(kind)
+    whole = Task(kind, dtype=dtype)
     whole.train(STEPS, look_at=8)
-    first = Task(kind)
+    first = Task(kind, dtype=dtype)
     first.train(7, look_at=5)
     tensors, values = first.loop.state()
     tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    second = Task(kind, seed=9)
+    second = Task(kind, seed=9, dtype=dtype)
     with torch.no_grad():
         for weight, saved in zip(second.network, first.weights(), strict=True):
             weight.copy_(saved)
     second.loop.restore(tensors, json.loads(json.dumps(values)))
+    found, _ = second.loop.state()
+    assert {name: tensor.dtype for name, tensor in found.items()} == {
+        name: tensor.dtype for name, tensor in tensors.items()
+    }
     second.train(STEPS)
     for ours, expected in zip(second.weights(), whole.weights(), strict=True):
         assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("kind", INSTALLED)
+def test_a_weight_may_get_its_first_gradient_later(kind: OptimizerKind) -> None:
+    """As one does that module_dropout leaves out of the first batches."""
+    early, late = (torch.nn.Parameter(torch.ones(3, 4)) for _ in range(2))
+    settings = OptimizerSettings(optimizer=kind.name, lr_scheduler="constant")
+    loop = Loop([ParameterGroup("unet", (early, late), 0.1)], TrainingSettings(steps=4), settings)
+    learning = iter([(early,), (early,), (early, late), (late,)])
+    loop.run(
+        lambda: sum((weight - 2).square().sum() for weight in next(learning)),
+        control=Control(),
+        sink=ignore,
+    )
+    assert all(torch.isfinite(weight).all() for weight in (early, late))
+
+
+@pytest.mark.parametrize("kind", INSTALLED)
+def test_it_takes_a_warmup(kind: OptimizerKind) -> None:
+    weight = torch.nn.Parameter(torch.zeros(3, 4))
+    rates = OptimizerSettings(optimizer=kind.name, lr_warmup_steps=3, lr_scheduler="constant")
+    loop = Loop(groups(weight), TrainingSettings(steps=6), rates)
+    loop.run(lambda: (weight - 2).square().sum(), control=Control(), sink=ignore)
+    assert torch.isfinite(weight).all()
+    assert weight.abs().min() > 0
 
 
 @pytest.mark.parametrize("kind", SCHEDULE_FREE)
@@ -164,6 +201,27 @@ def test_adamw_makes_torchs_own_step():
             parameter.grad = torch.tensor([0.3, 0.7]) * factor
             optimizer.step()
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_momentum_of_a_weight_begins_with_its_first_gradient() -> None:
+    """torch's plain form, dampening included, at which the first gradient counts whole."""
+    settings = OptimizerSettings(optimizer="SGD", optimizer_args="momentum=0.9; dampening=0.5")
+    ours, theirs = ([torch.nn.Parameter(torch.ones(2)) for _ in range(2)] for _ in range(2))
+    found = new_optimizer(settings, [ParameterGroup("unet", tuple(ours), 0.1)])
+    expected = torch.optim.SGD(theirs, lr=0.1, momentum=0.9, dampening=0.5, foreach=False)
+    for step in range(4):
+        for (early, late), optimizer in ((ours, found), (theirs, expected)):
+            early.grad = torch.tensor([0.3, 0.7]) + step
+            late.grad = torch.tensor([0.1, 0.2]) - step if step > 1 else None
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_the_fused_form_is_taken(name: str) -> None:
+    pytest.importorskip("torch", "2.5", reason="fused on a CPU came with it")
+    settings = OptimizerSettings(optimizer=name)
+    assert new_optimizer(settings, groups(torch.nn.Parameter(torch.ones(2)))).defaults["fused"]
 
 
 def test_a_row_says_what_its_name_means_and_the_user_may_say_otherwise() -> None:

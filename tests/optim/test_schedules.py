@@ -132,6 +132,12 @@ def test_a_warmup_rises_to_where_the_schedule_begins(name: str) -> None:
     assert warmed[4:] == pytest.approx(left)
 
 
+def test_a_warmup_begins_above_0_for_an_optimizer_that_needs_a_rate() -> None:
+    found = rates(optimizer="DAdaptSGD", lr_scheduler="constant", lr_warmup_steps=4)
+    assert found == pytest.approx([0.2, 0.4, 0.6, 0.8, *([1.0] * 8)])
+    assert rates(optimizer="DAdaptSGD", lr_scheduler="constant") == [1.0] * STEPS
+
+
 def test_cosine_falls_by_half_a_cosine() -> None:
     expected = [0.5 * (1 + math.cos(math.pi * i / STEPS)) for i in range(STEPS)]
     assert rates(lr_scheduler="cosine") == pytest.approx(expected)

@@ -21,11 +21,12 @@ from trainer.settings.schema import JobSettings, parse
 
 def small_job(pictures: Path, name: str, **values: object) -> JobSettings:
     """A training of a few steps, the same at each name."""
+    images = {} if "original_image" in values else {"images": str(pictures)}
     return parse(
         {
             "method": "lora",
             "checkpoint": "tiny",
-            "images": str(pictures),
+            **images,
             "image_size_px": 64,
             "bucket_step_px": 0,
             "rank": 2,
@@ -99,6 +100,30 @@ def test_what_another_training_has_removed_is_encoded_again(
     assert len(notices) == 2, "one file of pictures, one of captions"
     assert all("what it held is encoded again" in text for text in notices)
     assert found == pytest.approx(wanted, rel=1e-4), "the last digit depends on the batch"
+
+
+def test_what_text_encoders_say_with_a_network_stays_out_of_the_cache(
+    tiny_checkpoint: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """A copier may be attached to them while the captions of the second pass are encoded."""
+
+    def train(name: str, cache: str, **values: object) -> dict[str, torch.Tensor]:
+        where = {"cache_memory_mb": 0, "cache_folder": str(tmp_path / cache)}
+        images = [str(pictures / f"{number}.png") for number in range(2)]
+        pair = dict(zip(("original_image", "target_image"), images, strict=True))
+        common = {"original_prompt": "a cat", "steps": 3, "learning_rate": 0.01}
+        settings = small_job(pictures, name, **pair, **common, **where, **values)
+        host = StandaloneHost(tiny_checkpoint.parent, tmp_path / "out", "cpu")
+        run_job(settings, host, control=Control(), sink=lambda event: None)
+        return kohya.load(host.output_dir / f"{name}.safetensors")[0]
+
+    copied = {"method": "difference", "blocks": "BASE", "second_pass": {"blocks": "IN01"}}
+    wanted = train("plain", "plain", method="addift")
+    before = train("before", "shared", **copied)
+    found = train("after", "shared", method="addift")
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+    again = train("again", "plain", **copied)
+    assert all(torch.equal(again[key], before[key]) for key in before)
 
 
 def test_a_fingerprint_tells_weights_apart() -> None:

@@ -57,6 +57,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> list
         "pool_denoise_steps": 4,
         "rank": 2,
         "alpha": 2,
+        "module_dropout": 0.5,
         "blocks": "IN01,OUT05",
         "image_size_px": 64,
         "bucket_step_px": 0,
@@ -266,6 +267,17 @@ def test_one_process_is_a_team_that_asks_nobody():
     assert alone.common("x") == "x"
     assert alone.any_of([True, False]) == [True, False]
     assert (alone.same_seed(-1), alone.same_seed(5)) == (-1, 5)
+
+
+def test_a_weight_that_no_process_has_a_gradient_for_keeps_none(monkeypatch):
+    """With module_dropout: one process then leaves it alone, also its momentum."""
+    ours, theirs, left_out = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
+    ours.grad = torch.tensor([1.0, 2.0])
+    monkeypatch.setattr(Team, "any_of", lambda team, flags: [flags[0], True, flags[2]])
+    monkeypatch.setattr("trainer.training.distributed.dist.all_reduce", lambda sums: sums.add_(1))
+    loss = Team(0, 2).sum_gradients([ours, theirs, left_out], torch.tensor(3.0))
+    assert (loss.item(), ours.grad.tolist(), theirs.grad.tolist()) == (4.0, [2.0, 3.0], [1.0, 1.0])
+    assert left_out.grad is None
 
 
 def test_all_but_the_first_process_read_its_files_and_write_into_nothing(tmp_path, monkeypatch):

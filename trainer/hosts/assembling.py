@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import torch
@@ -25,6 +26,13 @@ from ..models.prompts import PromptStyle
 from ..settings.groups import ModelSettings
 
 Tensors = dict[str, torch.Tensor]
+
+
+def let_go(error: BaseException | None) -> None:
+    """Has an error, and those that it came from, hold nothing of what was computed meanwhile."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def trainable(name: str, found: Detection) -> Family:

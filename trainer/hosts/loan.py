@@ -5,8 +5,8 @@ What differs from one webui to another stands behind `Lender`.
 
 from __future__ import annotations
 
+import gc
 import logging
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +26,7 @@ from ..models.prediction import ZERO_SNR_MARK, marked_prediction
 from ..models.prompts import PromptStyle
 from ..models.text import Embedding
 from ..settings.groups import ModelSettings
-from .assembling import Tensors, assembled, read_vae, trainable
+from .assembling import Tensors, assembled, let_go, read_vae, trainable
 from .gate import Gate, Manners
 
 log = logging.getLogger(__name__)
@@ -190,11 +190,12 @@ class Loan:
                 self.model = self._assembled()
                 yield
             except BaseException as error:
-                traceback.clear_frames(error.__traceback__)  # they hold what filled the memory
+                let_go(error)
                 raise
             finally:
                 self.__dict__.pop("model", None)
                 lender.put_networks_back(lender.live(), self._applied)
+                gc.collect()  # networks, optimizer and hooks hold each other in rings
                 lender.free_memory()
 
     def _loaded(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from ..models.model import DiffusionModel, Origin
 from ..models.prediction import ZERO_SNR_MARK, marked_prediction
 from ..paths import is_there, user_path
 from ..settings.groups import ModelSettings
-from .assembling import assembled, read_vae, trainable
+from .assembling import assembled, let_go, read_vae, trainable
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +88,18 @@ class StandaloneHost:
         self, settings: ModelSettings, control: Control | None = None
     ) -> Iterator[DiffusionModel]:
         """See `Host.borrow`; here the model is loaded and dropped."""
+        try:
+            yield self._assembled(settings)
+        except BaseException as error:
+            let_go(error)
+            raise
+        finally:
+            gc.collect()  # networks, optimizer and hooks hold each other in rings
+
+    def _assembled(self, settings: ModelSettings) -> DiffusionModel:
         path = self._find("checkpoint", settings.checkpoint)
         tensors = read_tensors(path, "checkpoint")
-        yield assembled(
+        return assembled(
             settings,
             tensors,
             trainable(settings.checkpoint, detect(tensors)),

@@ -81,19 +81,24 @@ class Lessons(Iterator[Lesson]):
         self._count = training.steps * training.gradient_accumulation_steps
         self._number = 0
         self._ahead: list[Lesson] = []
+        self._first = -1
+        """Number of the first batch of `_ahead`."""
 
     def __next__(self) -> Lesson:
-        if not self._ahead:
-            apart = current_team().size  # the batches between are other processes'
-            last = min(self._number + LABELLED_AT_ONCE * apart, self._count)
-            numbers = range(self._number, max(last, self._number + 1), apart)
+        team = current_team()
+        apart = team.size  # the batches between are other processes'
+        place = (self._number - team.rank) // apart % LABELLED_AT_ONCE
+        first = self._number - place * apart
+        if first != self._first:
+            numbers = range(first, min(first + LABELLED_AT_ONCE * apart, self._count), apart)
             questions = [
                 _question(self._session, self._data, number, self._count) for number in numbers
             ]
             with self._network.at(0.0):
                 self._ahead = _labelled(self._frozen, questions)
+            self._first = first
         self._number += 1
-        return self._ahead.pop(0)
+        return self._ahead[place]
 
     def skip(self) -> None:
         """Leaves out the next batch."""
@@ -108,10 +113,7 @@ class Lessons(Iterator[Lesson]):
 
         What else is in a pass of the frozen model can change the last digit of an answer.
         """
-        skipped = state["batch"] % LABELLED_AT_ONCE
-        self._number, self._ahead = state["batch"] - skipped, []
-        for _ in range(skipped):
-            next(self)
+        self._number = state["batch"]
 
 
 @dataclass(frozen=True)

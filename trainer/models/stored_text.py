@@ -12,7 +12,7 @@ from torch import nn
 from ..data.tensor_store import TensorStore
 from .text import Conditioning
 
-VERSION = 1
+VERSION = 2
 """Of how prompts become conditionings: to be raised whenever the same one would become another."""
 MOST_VALUES = 1 << 16
 """Values of one tensor that its fingerprint is made of."""

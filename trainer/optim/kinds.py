@@ -51,6 +51,8 @@ class OptimizerKind:
     """What makes it what its name says; a user's arguments may say otherwise."""
     one_rate: bool = False
     """It finds its rate itself, one for all: learning rates are factors of that, and alike."""
+    needs_rate: bool = False
+    """It cannot make a step at a rate of 0, so that a warm-up has to begin above."""
     only_cuda: bool = False
     averages: bool = False
     """It needs no schedule: it averages instead, and knows `train()` and `eval()`."""
@@ -103,8 +105,10 @@ def _schedule_free(name: str) -> OptimizerKind:
     return OptimizerKind(name, "schedulefree", name, SCHEDULE_FREE, averages=True)
 
 
-def _d_adaptation(name: str, **arguments: object) -> OptimizerKind:
-    return OptimizerKind(name, "dadaptation", name, D_ADAPTATION, arguments, one_rate=True)
+def _d_adaptation(name: str, *, needs_rate: bool = False) -> OptimizerKind:
+    return OptimizerKind(
+        name, "dadaptation", name, D_ADAPTATION, one_rate=True, needs_rate=needs_rate
+    )
 
 
 def _bitsandbytes(name: str, attribute: str = "", **arguments: object) -> OptimizerKind:
@@ -136,7 +140,7 @@ KINDS: dict[str, OptimizerKind] = {
         _d_adaptation("DAdaptLion"),
         _d_adaptation("DAdaptAdaGrad"),
         _d_adaptation("DAdaptAdan"),
-        _d_adaptation("DAdaptSGD"),
+        _d_adaptation("DAdaptSGD", needs_rate=True),
         _schedule_free("AdamWScheduleFree"),
         _schedule_free("RAdamScheduleFree"),
         _schedule_free("SGDScheduleFree"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from typing import Any
 
 import torch
 
@@ -89,7 +89,8 @@ def new_optimizer(
         {"params": list(group.parameters), "lr": group.learning_rate, "name": group.name}
         for group in groups
     ]
-    fused = {"fused": True} if kind.package is None and fused_works(make, device) else {}
+    fuses = kind.package is None and fused_works(make, device, arguments)
+    fused = {"fused": True} if fuses else {}
     try:
         if kind.build is not None:
             return kind.build(make, rows, {**arguments, "lr": settings.learning_rate})
@@ -144,13 +145,20 @@ def _one_rate(kind: OptimizerKind, settings: OptimizerSettings) -> Iterator[Prob
         yield Problem("lora_plus_ratio", what, "use 1, or an optimizer such as AdamW")
 
 
-@cache
-def fused_works(make: Callable[..., torch.optim.Optimizer], device: str) -> bool:
-    """Whether an optimizer has a fused form there: torch 2.1 fails at the first step only."""
-    probe = torch.zeros(1, device=device, requires_grad=True)
-    probe.grad = torch.zeros_like(probe)
+def fused_works(
+    make: Callable[..., torch.optim.Optimizer], device: str, arguments: Mapping[str, Any]
+) -> bool:
+    """Whether an optimizer has a fused form there that does all that the plain one does.
+
+    torch 2.1 fails at the first step only; its SGD with momentum, where the first gradient of one
+    weight comes after that of another, as module_dropout has it.
+    """
+    early, late = (torch.zeros(1, device=device, requires_grad=True) for _ in range(2))
     try:
-        make([probe], lr=0.1, fused=True).step()
-    except (RuntimeError, TypeError, ValueError):
+        optimizer = make([early, late], lr=0.1, fused=True, **arguments)
+        for weight in (early, late):
+            weight.grad = torch.zeros_like(weight)
+            optimizer.step()
+    except REFUSALS:
         return False
     return True

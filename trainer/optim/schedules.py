@@ -15,6 +15,7 @@ from ..errors import BadInput, Problem
 from ..settings.groups import OptimizerSettings
 from ..settings.values import parse_arguments
 from .arguments import REFUSALS, check_arguments
+from .kinds import KINDS as OPTIMIZERS
 
 Rates = list[float]
 """The learning rate of each parameter group."""
@@ -118,9 +119,10 @@ KINDS: dict[str, ScheduleKind] = {
 class Schedule:
     """The learning rate over exactly the steps of a training.
 
-    First the warm-up, in a straight line from 0; then the library's schedule over the steps that
-    are left.  Between two steps it is nothing but their number (and what a plateau remembers), so
-    that a training that goes on has it exactly as it was.
+    First the warm-up, in a straight line from 0 (or from the line's next point, for an optimizer
+    that can do nothing at 0); then the library's schedule over the steps that are left.  Between
+    two steps it is nothing but their number (and what a plateau remembers), so that a training
+    that goes on has it exactly as it was.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class Schedule:
         self._settings = settings
         self._optimizer = optimizer
         self._warmup = warmup_steps(settings, steps)
+        self._above = 1 if OPTIMIZERS[settings.optimizer].needs_rate else 0
         self._full = [float(group["lr"]) for group in optimizer.param_groups]
         self._course = Course(max(1, steps - self._warmup), self._full, settings)
         self._kind = KINDS[settings.lr_scheduler]
@@ -202,7 +205,8 @@ class Schedule:
         self._warm()
 
     def _warm(self) -> None:
-        part = min(1.0, self._done / self._warmup) if self._warmup else 1.0
+        above, warmup = self._above, self._warmup
+        part = min(1.0, (self._done + above) / (warmup + above)) if warmup else 1.0
         self._set([rate * part for rate in self._rates])
 
     def _smooth(self, loss: float) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from torch import nn
+
 from ..data.latents import Latents, LatentsInMemory, LatentsOnDisk, size_mb
 from ..data.tensor_store import TensorStore, prune
 from ..data.views import View
@@ -49,11 +51,16 @@ class Caches:
         return LatentsOnDisk(store, f"{weights}*{model.family.latent_scale}", model.device)
 
     def conditionings(self, prompts: Sequence[str], *, webui_syntax: bool) -> KnownConditionings:
-        """Where the conditionings of these prompts are kept."""
+        """Where the conditionings of these prompts are kept.
+
+        In memory, however many, while a network is attached to the text encoders: what they say
+        with it is of no use to other runs, and its weights are not in the encoders' fingerprint.
+        """
         model = self._model
         width = model.unet.config.cross_attention_dim
         each_mb = (CHUNK_TOKENS + 2) * width * 4 / 2**20  # of the shortest prompt
-        if len(set(prompts)) * each_mb <= self._settings.cache_memory_mb:
+        small = len(set(prompts)) * each_mb <= self._settings.cache_memory_mb
+        if small or any(_hooked(encoder) for encoder in model.text_encoders):
             return ConditioningsInMemory()
         weights = fingerprint(model.text_encoders)
         ways = [(one.row, one.clip_skip) for one in model.prompts.encoders]
@@ -71,3 +78,8 @@ class Caches:
         store = TensorStore(self._folder / name, self._notice)
         self._stores.append(store)
         return store
+
+
+def _hooked(model: nn.Module) -> bool:
+    """Whether something computes along with the model, as an attached network does."""
+    return any(module._forward_hooks for module in model.modules())

@@ -89,7 +89,10 @@ class Team:
     def sum_gradients(
         self, parameters: Sequence[torch.nn.Parameter], loss: torch.Tensor
     ) -> torch.Tensor:
-        """Adds up all processes' gradients in place, in one message; returns the sum of losses.
+        """Adds up all processes' gradients in place; returns the sum of losses.
+
+        A weight that no process has a gradient for keeps none: as in one process, an optimizer
+        then leaves it as it is, where a gradient of 0 would still move it by its momentum.
 
         Args:
             loss: a scalar on the parameters' device.
@@ -99,12 +102,14 @@ class Team:
         """
         if self.size == 1:
             return loss
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        learns = self.any_of([p.grad is not None for p in parameters])
+        learning = [p for p, some in zip(parameters, learns, strict=True) if some]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
         message = torch.cat([loss.float().view(1), *(g.float().flatten() for g in gradients)])
         with self._together():
             dist.all_reduce(message)
         total, *sums = message.split([1, *(gradient.numel() for gradient in gradients)])
-        for parameter, gradient, summed in zip(parameters, gradients, sums, strict=True):
+        for parameter, gradient, summed in zip(learning, gradients, sums, strict=True):
             parameter.grad = gradient.copy_(summed.view_as(gradient))
         return total[0]
 

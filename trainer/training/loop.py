@@ -220,6 +220,7 @@ class Loop:
             held.setdefault(int(index), {})[key] = tensor
         groups = values["optimizer"]["param_groups"]
         self.optimizer.load_state_dict({"state": held, "param_groups": groups})
+        self._keep_dtypes(held)
         self.schedule.load_state_dict(values["schedule"])
         if values["scaler"]:  # empty where losses were not scaled, as on a CPU
             self.scaler.load_state_dict(values["scaler"])
@@ -227,6 +228,18 @@ class Loop:
         loss = values["smoothed_loss"]
         self.smoothed_loss = math.nan if loss is None else loss
         self._watch = Stopwatch(values["elapsed_s"])
+
+    def _keep_dtypes(self, saved: Mapping[int, Mapping[str, Any]]) -> None:
+        """Undoes that torch casts what it loads to the dtype of the weights.
+
+        Some optimizers keep fp32 for weights in bf16, and would go on with rounded numbers.
+        """
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for index, values in saved.items():
+            loaded = self.optimizer.state[weights[index]]
+            for name, value in values.items():
+                if isinstance(value, torch.Tensor) and value.dtype is not loaded[name].dtype:
+                    loaded[name] = value.to(loaded[name].device)
 
     def _learning_rates(self) -> tuple[float, ...]:
         """One for each group; an optimizer may have split a group into several."""
