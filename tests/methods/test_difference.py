@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from trainer.errors import BadInput
 from trainer.events import Event, Saved, StepDone
 from trainer.networks import kohya
 from trainer.training.loop import Outcome
+from trainer.training.training_data import PairBatch, PairData
 
 Run = Callable[..., tuple[Path, Outcome, list[Event]]]
 
@@ -33,6 +34,26 @@ def test_the_second_pass_has_its_own_settings_and_its_network_is_saved(run: Run)
     assert outcome.steps == 2
     totals = [event.total_steps for event in events if isinstance(event, StepDone)]
     assert totals == [3, 3, 3, 2, 2]
+
+
+def test_each_pass_has_batches_of_its_own_size(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    take = PairData.take
+
+    def noting(data: PairData, indices: Sequence[int]) -> PairBatch:
+        sizes.append(len(indices))
+        return take(data, indices)
+
+    monkeypatch.setattr(PairData, "take", noting)
+    values = {"placements": 4, "steps": 5, "second_pass": {"batch_size": 3, "steps": 2}}
+    file, _, events = run("difference", save_copier=True, **values)
+    assert sizes[:5] == [1, 1, 1, 1, 1]
+    assert sorted(sizes[5:]) == [1, 3], "of four samples"
+    assert [one.epoch for one in events if isinstance(one, StepDone)] == [1, 1, 1, 1, 2, 1, 1]
+    copier = kohya.load(file.with_name("difference-copier.safetensors"))[1]
+    told = ("batch_size_per_device", "num_batches_per_epoch", "num_epochs")
+    assert [copier[f"ss_{key}"] for key in told] == ["1", "4", "2"]
+    assert [kohya.load(file)[1][f"ss_{key}"] for key in told] == ["3", "2", "1"]
 
 
 def test_a_preview_shows_what_only_the_second_pass_trains(run: Run) -> None:

@@ -65,6 +65,11 @@ CASES: dict[str, tuple[str, int, dict[str, object]]] = {
     "difference, between the passes": ("difference", STEPS + 1, {}),
     "difference, before the second pass's first state": ("difference", STEPS + 2, {}),
     "difference, second pass": ("difference", STEPS + 3, {}),
+    "difference, another batch size": (
+        "difference",
+        STEPS + 4,
+        {"placements": 8, "second_pass": {"batch_size": 3}},
+    ),
     "addift": ("addift", 4, {}),
     "multi_addift": ("multi_addift", 4, {}),
 }

@@ -86,11 +86,20 @@ def encode_pairs(session: Session) -> PairData:
     masks = tuple(load_mask(pair, session.settings[MaskSettings]) for pair in pairs)
     views = [pair.original for pair in pairs] + [pair.target for pair in pairs]
     dataset = _encoded(session, views, "stop")
+    return PairData(dataset, pair_order(session, dataset), masks)
+
+
+def pair_order(session: Session, dataset: LatentDataset) -> BatchOrder:
+    """The order of the pairs, in batches of the size that this pass of the session has.
+
+    Args:
+        dataset: all pictures before the change, then all after it.
+    """
+    frames_px = dataset.frames_px[: len(dataset) // 2]
     batch_size = session.settings[TrainingSettings].batch_size
     # Fewer pairs than a batch holds come several times in it, each with noise of its own.
-    times = -(-batch_size // len(pairs))
-    order = BatchOrder(dataset.frames_px[: len(pairs)] * times, batch_size, session.seed)
-    return PairData(dataset, order, masks)
+    times = -(-batch_size // len(frames_px))
+    return BatchOrder(frames_px * times, batch_size, session.seed)
 
 
 def _encoded(session: Session, views: Sequence[View], unreadable: str) -> LatentDataset:

@@ -55,7 +55,7 @@ def run_facts(
         mean_ratio_error=sum(errors) / len(errors),
         steps=loop.step,
         epoch=loop.epoch,
-        epochs=session.plan.epochs,
+        epochs=loop.epoch_of(loop.training.steps),
         batches_per_epoch=data.order.batches_per_epoch if data else 0,
         started_at_s=session.beginning.started_s,
         finished_at_s=time.time(),

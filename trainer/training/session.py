@@ -40,7 +40,7 @@ from .csv_log import CsvLog
 from .distributed import current_team
 from .loop import Loop, LossFunction, Outcome
 from .memory import gradient_checkpointing, kept_memory
-from .plan import Plan
+from .plan import Plan, steps_per_epoch
 from .saving import Saving, save
 from .state import Beginning, Part, Positioned, Recorder
 from .training_data import TrainingData
@@ -286,13 +286,13 @@ class Session:
         Raises:
             BadInput: optimizer or schedule refuse their arguments.
         """
-        rates = self.settings[OptimizerSettings]
+        rates, training = self.settings[OptimizerSettings], self.settings[TrainingSettings]
         return Loop(
             parameter_groups(network, rates),
-            self.settings[TrainingSettings],
+            training,
             rates,
             compute_dtype=self.model.compute_dtype,
-            steps_per_epoch=self.plan.steps_per_epoch,
+            steps_per_epoch=steps_per_epoch(training, self.plan.views),
             team=current_team(),
         )
 
