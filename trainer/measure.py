@@ -28,9 +28,11 @@ class Cost:
     """Measured on the largest frame of the plan."""
 
     seconds_per_step: float
+    """The mean, where a second pass has steps of another length."""
     peak_mb: float | None
     """Peak memory of the device (CPU: of the process); None where the system does not tell."""
     trained_parameters: int
+    """Of the network that is the result."""
 
 
 def measure_step(settings: JobSettings, plan: Plan, host: Host) -> Cost:
@@ -40,42 +42,51 @@ def measure_step(settings: JobSettings, plan: Plan, host: Host) -> Cost:
         BadInput: the model or the network cannot be made.
         OutOfMemory: a smaller job is needed.
     """
-    quiet = settings.replace(log_csv=False, seed=0, resume_from="")
-    training = settings[TrainingSettings]
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # of what ran before in this process
+    seconds, parameters = 0.0, 0
+    passes = settings.passes()
     with (
         memory_answered(lambda error: out_of_memory(settings, error)),
         host.borrow(settings[ModelSettings]) as model,
     ):
-        session = Session(quiet, plan, model, host, control=Control(), sink=ignore)
-        network = session.new_network()
-        frames = plan.frames or (settings[SizeSettings].image_size_px,)  # iLECO has no pictures
-        height, width = max(frames, key=lambda frame: frame[0] * frame[1])
-        shape = (training.batch_size, 4, height // LATENT_CELL_PX, width // LATENT_CELL_PX)
-        latents = torch.randn(shape, device=model.device, generator=session.generator)
-        timesteps = torch.full((len(latents),), 500, device=model.device)
-        captions = [""] * len(latents)
-        encode = prompt_encoder(session, captions)
+        for number, one in enumerate(passes):
+            if number == 0 or one != passes[number - 1]:
+                quiet = one.replace(log_csv=False, seed=0, resume_from="")
+                session = Session(quiet, plan, model, host, control=Control(), sink=ignore)
+                seconds_of_step, parameters = _timed(session)
+            seconds += seconds_of_step * one[TrainingSettings].steps
+        return Cost(seconds / settings.steps_of_all_passes, peak_mb(model.device), parameters)
 
-        def loss() -> torch.Tensor:
-            return model.denoise(latents, timesteps, encode(captions)).square().mean()
 
-        with network:
-            loop = session.new_loop(network)
-            session.spare_memory()
-            with session.training_mode():
+def _timed(session: Session) -> tuple[float, int]:
+    """Seconds that a step of the session's pass takes, and the weights that it trains."""
+    model, settings = session.model, session.settings
+    network = session.new_network()
+    frames = session.plan.frames or (settings[SizeSettings].image_size_px,)  # iLECO: no pictures
+    height, width = max(frames, key=lambda frame: frame[0] * frame[1])
+    batch_size = settings[TrainingSettings].batch_size
+    shape = (batch_size, 4, height // LATENT_CELL_PX, width // LATENT_CELL_PX)
+    latents = torch.randn(shape, device=model.device, generator=session.generator)
+    timesteps = torch.full((len(latents),), 500, device=model.device)
+    captions = [""] * len(latents)
+    encode = prompt_encoder(session, captions)
+
+    def loss() -> torch.Tensor:
+        return model.denoise(latents, timesteps, encode(captions)).square().mean()
+
+    with network:
+        loop = session.new_loop(network)
+        session.spare_memory()
+        with session.training_mode():
+            loop.update(loss)
+            _synchronise(model.device)
+            started = time.perf_counter()
+            for _ in range(TIMED_STEPS):
                 loop.update(loss)
-                _synchronise(model.device)
-                started = time.perf_counter()
-                for _ in range(TIMED_STEPS):
-                    loop.update(loss)
-                _synchronise(model.device)
-        return Cost(
-            seconds_per_step=(time.perf_counter() - started) / TIMED_STEPS,
-            peak_mb=peak_mb(model.device),
-            trained_parameters=sum(p.numel() for p in loop.parameters),
-        )
+            _synchronise(model.device)
+    seconds = (time.perf_counter() - started) / TIMED_STEPS
+    return seconds, sum(one.numel() for one in loop.parameters)
 
 
 def _synchronise(device: torch.device) -> None:

@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainer import measure
 from trainer.errors import BadInput
 from trainer.events import Event, Saved, StepDone
+from trainer.hosts.standalone import StandaloneHost
+from trainer.measure import measure_step
 from trainer.networks import kohya
+from trainer.settings.groups import TrainingSettings
+from trainer.settings.schema import parse
 from trainer.training.loop import Outcome
+from trainer.training.plan import make_plan
+from trainer.training.session import Session
 from trainer.training.training_data import PairBatch, PairData
 
 Run = Callable[..., tuple[Path, Outcome, list[Event]]]
@@ -54,6 +61,22 @@ def test_each_pass_has_batches_of_its_own_size(run: Run, monkeypatch: pytest.Mon
     told = ("batch_size_per_device", "num_batches_per_epoch", "num_epochs")
     assert [copier[f"ss_{key}"] for key in told] == ["1", "4", "2"]
     assert [kohya.load(file)[1][f"ss_{key}"] for key in told] == ["3", "2", "1"]
+
+
+def test_time_and_memory_are_those_of_both_passes(
+    jobs: dict[str, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timed(session: Session) -> tuple[float, int]:
+        return float(session.settings[TrainingSettings].batch_size), 7
+
+    monkeypatch.setattr(measure, "_timed", timed)
+    host = StandaloneHost(tmp_path, tmp_path / "out", "cpu")
+    one = parse({**jobs["difference"], "method": "difference", "steps": 10})
+    both = one.replace(second_pass={"batch_size": 5, "steps": 30})
+    for settings, seconds in ((one, 1.0), (both, 4.0)):
+        assert measure_step(settings, make_plan(settings, host), host).seconds_per_step == seconds
+    estimates = [make_plan(settings, host).estimated_mb or 0 for settings in (one, both)]
+    assert estimates[1] > estimates[0]
 
 
 def test_a_preview_shows_what_only_the_second_pass_trains(run: Run) -> None:

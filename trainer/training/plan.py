@@ -135,7 +135,7 @@ def make_plan(
         pairs=pictures.pairs,
         folder_name=pictures.images[0].path.parent.name if pictures.images else "",
         blocks=family.blocks,
-        estimated_mb=peak_mb(settings, model, tuple(frames)),
+        estimated_mb=max(peak_mb(one, model, tuple(frames)) for one in settings.passes()),
     )
 
 
