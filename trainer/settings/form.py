@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .groups import GROUPS
 from .methods import METHODS
-from .schema import PARAMETERS, SECOND_PASS, Parameter, default_of
+from .schema import PARAMETERS, SECOND_PASS, Parameter, default_of, in_second_pass
 from .values import Value
 
 TITLES: Mapping[str, str] = {
@@ -103,7 +103,7 @@ def layout() -> Layout:
     second = tuple(
         Field(f"{SECOND_PASS}.{one.name}", one, methods, second=True)
         for one in PARAMETERS.values()
-        if (methods := tuple(m for m in METHODS if GROUPS[one.group] in METHODS[m].second_pass))
+        if (methods := tuple(m for m in METHODS if in_second_pass(one, m)))
     )
     if second:
         groups.append(FieldGroup(SECOND_PASS, "Second pass (empty: as the first)", second))

@@ -31,6 +31,7 @@ __all__ = [
     "Parameter",
     "check",
     "default_of",
+    "in_second_pass",
     "listing",
     "ours",
     "parameter",
@@ -71,6 +72,11 @@ def parameters_of(method: str) -> tuple[Parameter, ...]:
 def default_of(one: Parameter, method: str) -> Value:
     """A parameter's default in a method: its own, unless the method has another."""
     return METHODS[method].defaults.get(one.name, one.default)
+
+
+def in_second_pass(one: Parameter, method: str) -> bool:
+    """Whether a second pass of the method may have a value of its own."""
+    return GROUPS[one.group] in METHODS[method].second_pass and not one.whole_run
 
 
 def _of_every_method() -> tuple[Parameter, ...]:
@@ -207,20 +213,23 @@ def _read_second(
     raw = {name: value for name, value in raw.items() if not _inherits(name, value)}
     if method and raw and not METHODS[method].second_pass:
         return {}, [Problem(SECOND_PASS, f"{METHODS[method].title} has one pass", "remove it")]
-    groups = METHODS[method].second_pass if method else tuple(GROUPS.values())
     values: dict[str, Value] = {}
     problems = []
     for name, value in raw.items():
         one = PARAMETERS.get(name)
-        if one is None:
+        if one is None or (method and method not in one.methods):
             problems.append(_unknown(name, method))
-        elif GROUPS[one.group] not in groups:
-            problems.append(Problem(name, "is the same in both passes", "set it for both"))
-        else:
-            try:
-                values[name] = one.read(value)
-            except BadValueError as refused:
-                problems.append(Problem(name, refused.what, refused.cure))
+            continue
+        try:
+            given = one.read(value)
+        except BadValueError as refused:
+            problems.append(Problem(name, refused.what, refused.cure))
+            continue
+        if not method or in_second_pass(one, method):
+            values[name] = given
+        elif given != first.get(name, default_of(one, method)):
+            cure = f"remove it here; {name} of the job holds for both"
+            problems.append(Problem(name, "is the same in both passes", cure))
     if values:
         known = broken_rules(first)
         problems += [p for p in broken_rules({**first, **values}) if p not in known]
@@ -289,12 +298,12 @@ def listing() -> list[dict[str, object]]:
     for one in PARAMETERS.values():
         row = {f.name: getattr(one, f.name) for f in dataclasses.fields(one)}
         row["type"] = row.pop("kind")
-        del row["check"], row["cure"]
+        del row["check"], row["cure"], row["whole_run"]
         row["defaults"] = {
             method: as_json(METHODS[method].defaults[one.name])
             for method in one.methods
             if one.name in METHODS[method].defaults
         }
-        row["second_pass"] = any(GROUPS[one.group] in METHODS[m].second_pass for m in one.methods)
+        row["second_pass"] = any(in_second_pass(one, m) for m in one.methods)
         rows.append({k: as_json(v) if isinstance(v, tuple) else v for k, v in row.items()})
     return rows
