@@ -13,7 +13,7 @@ from ..jobs.job import PENDING, Job, JobState, free_name
 from ..paths import is_there
 from ..settings.groups import DataSettings, OptimizerSettings, OutputSettings, TrainingSettings
 from ..settings.methods import METHODS
-from ..settings.schema import PARAMETERS, SECOND_PASS, JobSettings, default_of, parse
+from ..settings.schema import PARAMETERS, JobSettings, default_of, parse, second_pass_of
 from ..settings.values import BadValueError
 from .answers import problems_json
 from .material import named_pictures, prompt_tokens, tokens
@@ -166,8 +166,7 @@ def from_history(settings: JobSettings, jobs: Sequence[Job]) -> str:
 
 def _what_matters(settings: Mapping[str, object]) -> list[object]:
     """What makes the steps of the first pass, and of the second, slow or fast."""
-    own = settings.get(SECOND_PASS)
-    second = {**settings, **own} if isinstance(own, Mapping) else settings
+    second = {**settings, **second_pass_of(settings)}
     return [one.get(name) for one in (settings, second) for name in MATTERS]
 
 

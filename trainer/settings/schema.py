@@ -37,6 +37,7 @@ __all__ = [
     "parameter",
     "parameters_of",
     "parse",
+    "second_pass_of",
 ]
 
 Group = TypeVar("Group")
@@ -194,13 +195,19 @@ def check(raw: Mapping[str, object]) -> tuple[dict[str, object], tuple[Problem, 
     return ({"method": method} if method else {}) | values, found
 
 
+def second_pass_of(settings: Mapping[str, object]) -> Mapping[str, object]:
+    """What settings, as JSON values, have for a second pass alone."""
+    own = settings.get(SECOND_PASS)
+    return own if isinstance(own, Mapping) else {}
+
+
 def _passes(raw: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
     """What is given for the whole job, and what for its second pass alone."""
     first = {name: value for name, value in raw.items() if name != SECOND_PASS}
     nested = raw.get(SECOND_PASS)
     if nested is not None and not isinstance(nested, Mapping):
         first[SECOND_PASS] = nested  # which is refused as unknown
-    second = dict(nested) if isinstance(nested, Mapping) else {}
+    second = dict(second_pass_of(raw))
     for name in [name for name in first if name.startswith(f"{SECOND_PASS}.")]:
         second[name.partition(".")[2]] = first.pop(name)
     return first, second

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..atomic import write_bytes
 from ..errors import BadInput, Problem, TrainyardError
+from ..settings.schema import SECOND_PASS, second_pass_of
 from .loop import Loop
 from .unfinished import BEGINNING_FILE, clear, place, state_file, state_files
 
@@ -312,22 +313,25 @@ def check_same(saved: Mapping[str, object], now: Mapping[str, object]) -> None:
     Raises:
         BadInput: naming every setting that was changed.
     """
-    changed = [
-        name
-        for name in saved
-        if name in now and name not in FREE_TO_CHANGE and saved[name] != now[name]
+    common = [name for name in saved if name in now and name not in FREE_TO_CHANGE]
+    compared = [(name, saved[name], now[name]) for name in common if name != SECOND_PASS]
+    before, after = second_pass_of(saved), second_pass_of(now)
+    compared += [
+        (f"{SECOND_PASS}.{name}", before.get(name, saved[name]), after.get(name, now[name]))
+        for name in common
+        if name in before or name in after
     ]
-    if changed:
-        raise BadInput(
-            [
-                Problem(
-                    name,
-                    f"is {now[name]!r}, but was {saved[name]!r} when the state was saved",
-                    "set it back, or begin anew",
-                )
-                for name in changed
-            ]
+    problems = [
+        Problem(
+            name,
+            f"is {value!r}, but was {former!r} when the state was saved",
+            "set it back, or begin anew",
         )
+        for name, former, value in compared
+        if value != former
+    ]
+    if problems:
+        raise BadInput(problems)
 
 
 def _read(path: Path) -> State:
