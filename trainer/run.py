@@ -246,7 +246,7 @@ def _complete(settings: JobSettings, host: Host) -> Path | None:
         _, metadata = kohya.load(file)
     except BadInput:
         return None
-    return file if is_result_of(settings.passes()[-1], metadata) else None
+    return file if is_result_of(settings, metadata) else None
 
 
 def _sweep(host: Host, name: str) -> None:

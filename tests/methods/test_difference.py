@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from trainer.hosts.standalone import StandaloneHost
 from trainer.measure import measure_step
 from trainer.networks import kohya
 from trainer.settings.groups import TrainingSettings
+from trainer.settings.names import SETTINGS_KEY
 from trainer.settings.schema import parse
 from trainer.training.loop import Outcome
 from trainer.training.plan import make_plan
@@ -41,6 +43,20 @@ def test_the_second_pass_has_its_own_settings_and_its_network_is_saved(run: Run)
     assert outcome.steps == 2
     totals = [event.total_steps for event in events if isinstance(event, StepDone)]
     assert totals == [3, 3, 3, 2, 2]
+
+
+def test_every_file_carries_the_settings_of_the_whole_job(
+    run: Run, jobs: dict[str, dict[str, object]]
+) -> None:
+    values = {"rank": 3, "steps": 4, "save_copier": True, "second_pass": {"rank": 1, "steps": 2}}
+    file, _, _ = run("difference", **values)
+    given = {**jobs["difference"], "method": "difference", "name": "difference"}
+    copier = file.with_name("difference-copier.safetensors")
+    for one, told in ((copier, ("3", "4")), (file, ("1", "2"))):
+        metadata = kohya.load(one)[1]
+        assert (metadata["ss_network_dim"], metadata["ss_max_train_steps"]) == told
+        carried = {**json.loads(metadata[SETTINGS_KEY]), "checkpoint": given["checkpoint"]}
+        assert parse({**given, **carried}) == parse({**given, **values})
 
 
 def test_each_pass_has_batches_of_its_own_size(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

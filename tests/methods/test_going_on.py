@@ -159,17 +159,24 @@ def test_a_seed_that_was_drawn_stays_though_no_state_was_saved(
     assert used == 5
 
 
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [("lora", {}), ("difference", {"rank": 1, "second_pass": {"rank": 2, "steps": 2}})],
+)
 def test_a_job_that_was_complete_is_not_done_again(
-    jobs: dict[str, dict[str, object]], tmp_path: Path
+    method: str,
+    changes: dict[str, object],
+    jobs: dict[str, dict[str, object]],
+    tmp_path: Path,
 ) -> None:
     """The program may end between the result and the queue's note of it."""
-    settings = parse({**jobs["lora"], "method": "lora", "name": "r"})
+    settings = parse({**jobs[method], "method": method, "name": "r", **changes})
     host = StandaloneHost(tmp_path, tmp_path / "out", "cpu")
-    run_job(settings, host, control=Control(), sink=ignore)
+    made = run_job(settings, host, control=Control(), sink=ignore)
     file = tmp_path / "out/r.safetensors"
     before = file.stat().st_mtime_ns
     outcome = run_job(settings, host, control=Control(), sink=ignore, resume=True)
-    assert (outcome.steps, file.stat().st_mtime_ns) == (3, before)
+    assert (outcome.steps, file.stat().st_mtime_ns) == (made.steps, before)
 
 
 class SetWebui(StandaloneHost):

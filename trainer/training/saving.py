@@ -63,7 +63,9 @@ def save(
     strength = session.settings[NetworkSettings].network_strength
     with loop.averaged():
         tensors = network.tensors(DTYPES[output.save_precision], strength)
-    metadata = build_metadata(session.settings, run_facts(session, network, loop, data))
+    metadata = build_metadata(
+        session.settings, run_facts(session, network, loop, data), session.job
+    )
     if not output.overwrite:
         path = _own_place(session, path)
     try:

@@ -79,7 +79,10 @@ class Session:
             beginning: what an earlier part of the run has drawn.
             goes_on: the run has made steps before, so that its log is continued.
         """
+        self.job = settings
+        """The whole job's; shared with `second_pass`."""
         self.settings = settings
+        """Of the pass that is trained."""
         self.plan = plan
         self.model = model
         self.control = control
@@ -116,7 +119,7 @@ class Session:
     def second_pass(self) -> Session:
         """The same run with the settings of the second pass."""
         second = copy.copy(self)
-        second.settings = self.settings.for_second_pass()
+        second.settings = self.job.for_second_pass()
         return second
 
     def prompts(self, text: str) -> tuple[str, ...]:
