@@ -113,6 +113,25 @@ def test_the_second_network_begins_with_weights_of_its_own(run: Run) -> None:
             assert (tensor - copier[name]).abs().mean() > 0.1 * tensor.abs().mean()
 
 
+def test_a_saved_copier_is_as_strong_as_it_was_in_training(run: Run) -> None:
+    plain, strong, as_result = (
+        run("difference", name=name, network_strength=strength, **more)[0]
+        for name, strength, more in (
+            ("plain", 1, {"save_copier": True, "save_every_steps": 2}),
+            ("strong", 3, {"save_copier": True, "save_every_steps": 2}),
+            ("as-result", 3, {"copier_only": True}),
+        )
+    )
+    copiers = [path.with_name(f"{path.stem}-copier.safetensors") for path in (plain, strong)]
+    assert equal(*copiers)
+    ups = {name for name in kohya.load(plain)[0] if "lora_up" in name}
+    steps = [path.with_name(f"{path.stem}-step00000002.safetensors") for path in (plain, strong)]
+    for once, thrice in ((plain, strong), steps, (copiers[0], as_result)):
+        few, many = (kohya.load(path)[0] for path in (once, thrice))
+        assert all(torch.allclose(3 * few[name], many[name]) for name in ups)
+        assert any(few[name].any() for name in ups)
+
+
 def test_a_saved_copier_can_be_used_instead_of_training_one(run: Run) -> None:
     whole, _, events = run("difference", save_copier=True, name="whole")
     copier = whole.with_name("whole-copier.safetensors")

@@ -188,7 +188,7 @@ class Session:
         """
         self.caches.prune()
         loop = self.new_loop(network)
-        saving = saving or Saving(self.plan.output_file, self.plan.save_points)
+        saving = saving or self._planned_saving()
         order = order or (data.order if data else None)
         self.passes.append(title)
         part = Part(network, loop, self.generator, order)
@@ -212,10 +212,15 @@ class Session:
             )
             self.sink(Notice(f"Stopped after step {outcome.steps}; {kept}"))
         elif saving.at_end or outcome.request is Request.STOP_AND_SAVE:
-            file = save(self, network, saving.file, loop, data, final=True)
+            file = save(self, network, saving.file, loop, data, saving.strength, final=True)
             if saving.file == self.plan.output_file:
                 return replace(outcome, file=file)
         return outcome
+
+    def _planned_saving(self) -> Saving:
+        """That of the network that is the job's result."""
+        strength = self.settings[NetworkSettings].network_strength
+        return Saving(self.plan.output_file, self.plan.save_points, strength=strength)
 
     def _note_state(self, request: Request) -> bool:
         """Whether a job that ends early can go on later."""
@@ -240,7 +245,8 @@ class Session:
                 network.limit_norms(most)
             if step in saving.points:
                 loop.check_loss(self.sink)
-                save(self, network, saving.points[step], loop, data, final=False)
+                path = saving.points[step]
+                save(self, network, path, loop, data, saving.strength, final=False)
             if watch is not None and watch.due(step, steps):
                 with loop.averaged():
                     watch.after_step(step, steps, network, helpers)
