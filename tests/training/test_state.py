@@ -16,11 +16,11 @@ from trainer.errors import BadInput
 from trainer.events import ignore
 from trainer.optim.optimizers import ParameterGroup
 from trainer.settings.groups import OptimizerSettings, TrainingSettings
+from trainer.training.beginning import Beginning
 from trainer.training.loop import Loop
 from trainer.training.state import (
     HEADER,
     RANDOM,
-    Beginning,
     Part,
     Recorder,
     State,

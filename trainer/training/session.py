@@ -35,6 +35,7 @@ from ..settings.groups import (
     TrainingSettings,
 )
 from ..settings.schema import JobSettings
+from .beginning import Beginning
 from .caches import Caches
 from .csv_log import CsvLog
 from .distributed import current_team
@@ -42,7 +43,7 @@ from .loop import Loop, LossFunction, Outcome
 from .memory import gradient_checkpointing, kept_memory
 from .plan import Plan, steps_per_epoch
 from .saving import Saving, save
-from .state import Beginning, Part, Positioned, Recorder
+from .state import Part, Positioned, Recorder
 from .training_data import TrainingData
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..atomic import write_bytes
 from ..errors import BadInput, Problem, TrainyardError
 from ..settings.schema import SECOND_PASS, second_pass_of
+from .beginning import Beginning
 from .loop import Loop
 from .unfinished import BEGINNING_FILE, clear, place, state_file, state_files
 
@@ -55,22 +56,6 @@ class Part:
     loop: Loop
     generator: torch.Generator
     order: Positioned | None
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """What a run draws or reads when it first begins, and keeps whenever it goes on."""
-
-    seed: int
-    """Of the order of the data, the noise, the pool of labels and the new networks."""
-    session_id: int
-    """Common to all files of the run."""
-    started_s: float
-    """Unix time."""
-    owner: str | None = None
-    """The queue's job that the run is of; "" on the command line, None in older versions."""
-    clip_skip: int | None = None
-    """At which it began, where the family takes one; None in older versions."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +131,8 @@ class StateFolder:
     def beginning(self) -> Beginning | None:
         """What a run noted here that came to no state; None where there is nothing to read."""
         try:
-            return Beginning(**json.loads(self._beginning.read_text("ascii")))
-        except (OSError, ValueError, TypeError):
+            return Beginning.read(json.loads(self._beginning.read_text("ascii")))
+        except (OSError, ValueError, TypeError, KeyError):
             return None
 
     @property
@@ -342,7 +327,7 @@ def _read(path: Path) -> State:
                 raise StateError(f"{path} is no state of version {VERSION}")
             # Copied, not mapped: Windows could neither remove nor replace a file that is mapped.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        beginning = Beginning(**header["beginning"])
+        beginning = Beginning.read(header["beginning"])
         return State(header["part"], tensors, header["values"], header["settings"], beginning)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise StateError(f"{path} cannot be read: {error}") from error
