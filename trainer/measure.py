@@ -29,9 +29,11 @@ class Cost:
     """Measured on the largest frame of the plan."""
 
     seconds_per_step: float
+    """The mean, where a second pass has steps of another length."""
     peak_mb: float | None
     """Peak memory of the device (CPU: of the process); None where the system does not tell."""
     trained_parameters: int
+    """Of the network that is the result."""
 
 
 def measure_step(settings: JobSettings, plan: Plan, host: Host) -> Cost:
@@ -51,10 +53,22 @@ def measure_step(settings: JobSettings, plan: Plan, host: Host) -> Cost:
 
 
 def _measured(settings: JobSettings, plan: Plan, host: Host, model: DiffusionModel) -> Cost:
-    quiet = settings.replace(log_csv=False, seed=0, resume_from="")
-    session = Session(quiet, plan, model, host, control=Control(), sink=ignore)
+    seconds, parameters = 0.0, 0
+    passes = settings.passes()
+    for number, one in enumerate(passes):
+        if number == 0 or one != passes[number - 1]:
+            quiet = one.replace(log_csv=False, seed=0, resume_from="")
+            session = Session(quiet, plan, model, host, control=Control(), sink=ignore)
+            seconds_of_step, parameters = _timed(session)
+        seconds += seconds_of_step * one[TrainingSettings].steps
+    return Cost(seconds / settings.steps_of_all_passes, peak_mb(model.device), parameters)
+
+
+def _timed(session: Session) -> tuple[float, int]:
+    """Seconds that a step of the session's pass takes, and the weights that it trains."""
+    model, settings = session.model, session.settings
     network = session.new_network()
-    frames = plan.frames or (settings[SizeSettings].image_size_px,)  # iLECO has no pictures
+    frames = session.plan.frames or (settings[SizeSettings].image_size_px,)  # iLECO: no pictures
     height, width = max(frames, key=lambda frame: frame[0] * frame[1])
     batch_size = settings[TrainingSettings].batch_size
     shape = (batch_size, 4, height // LATENT_CELL_PX, width // LATENT_CELL_PX)
@@ -76,11 +90,8 @@ def _measured(settings: JobSettings, plan: Plan, host: Host, model: DiffusionMod
             for _ in range(TIMED_STEPS):
                 loop.update(loss)
             _synchronise(model.device)
-    return Cost(
-        seconds_per_step=(time.perf_counter() - started) / TIMED_STEPS,
-        peak_mb=peak_mb(model.device),
-        trained_parameters=sum(p.numel() for p in loop.parameters),
-    )
+    seconds = (time.perf_counter() - started) / TIMED_STEPS
+    return seconds, sum(one.numel() for one in loop.parameters)
 
 
 def _synchronise(device: torch.device) -> None:

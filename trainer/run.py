@@ -26,10 +26,11 @@ from .result import finish
 from .samples import Sampler
 from .settings.groups import ModelSettings, OutputSettings, TrainingSettings
 from .settings.schema import JobSettings
+from .training.beginning import Beginning, as_lent, taken_up
 from .training.loop import Outcome
 from .training.plan import Plan, make_plan
 from .training.session import Session
-from .training.state import Beginning, Recorder, State, StateFolder
+from .training.state import Recorder, State, StateFolder
 from .training.unfinished import belongs, state_folder
 
 Result = TypeVar("Result")
@@ -171,10 +172,15 @@ def _run(
     control: Control,
     sink: Sink,
 ) -> Outcome:
-    output = settings[OutputSettings]
+    output, wanted = settings[OutputSettings], settings[ModelSettings]
+    before = None if beginning is None else beginning.lent_for(wanted)
     sink(PhaseStarted("Loading the checkpoint"))
 
     def train(model: DiffusionModel) -> Outcome:
+        learnt = saved is not None
+        lent = taken_up(
+            model, settings, before, learnt=learnt, tell=lambda text: sink(Notice(text))
+        )
         session = Session(
             settings,
             plan,
@@ -183,10 +189,10 @@ def _run(
             control=control,
             sink=sink,
             beginning=beginning,
-            goes_on=saved is not None,
+            goes_on=learnt,
         )
         owned_by = owner or session.beginning.owner or ""
-        begun = replace(session.beginning, owner=owned_by, clip_skip=model.clip_skip)
+        begun = replace(session.beginning, owner=owned_by, lent=lent)
         states.begin(begun)
         session.recorder = Recorder(
             states,
@@ -200,13 +206,7 @@ def _run(
         return _train(session)
 
     with memory_answered(lambda error: out_of_memory(settings, error)):
-        return on_loan(host.borrow(_as_begun(settings[ModelSettings], beginning), control), train)
-
-
-def _as_begun(wanted: ModelSettings, beginning: Beginning | None) -> ModelSettings:
-    """The CLIP skip is the webui's at the time when the run began, whatever it is by now."""
-    noted = beginning.clip_skip if beginning is not None else None
-    return replace(wanted, clip_skip=wanted.clip_skip or noted or 0)
+        return on_loan(host.borrow(as_lent(wanted, before), control), train)
 
 
 def on_loan(
@@ -263,7 +263,7 @@ def _complete(settings: JobSettings, host: Host) -> Path | None:
         _, metadata = kohya.load(file)
     except BadInput:
         return None
-    return file if is_result_of(settings.passes()[-1], metadata) else None
+    return file if is_result_of(settings, metadata) else None
 
 
 def _sweep(host: Host, name: str) -> None:

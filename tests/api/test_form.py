@@ -38,3 +38,5 @@ def test_the_steps_of_every_pass_take_time() -> None:
     settings = parse({**pair, "steps": 30, "second_pass": {"steps": 270}})
     job = replace(WHOLE, method="difference", settings=settings.as_dict())
     assert from_history(settings, [job]).startswith("About 10 min ")
+    larger = settings.replace(**{"second_pass.batch_size": 8})
+    assert from_history(larger, [job]) == ""

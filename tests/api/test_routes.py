@@ -206,6 +206,17 @@ def test_plans_that_take_long_hold_up_neither_progress_nor_a_stop(
     assert answered
 
 
+def test_the_plan_tells_the_steps_of_both_passes(bench: Bench) -> None:
+    pytest.importorskip("torch")
+    settings = {key: value for key, value in bench.settings().items() if key != "images"}
+    pair = {name: str(bench.pictures / "0.png") for name in ("original_image", "target_image")}
+    second = {"second_pass": {"steps": 3, "batch_size": 4}}
+    asked = {**settings, **pair, **second, "method": "difference"}
+    found = bench.post("plan", {"settings": asked})
+    assert "10 steps of 2 and then 3 steps of 4" in found["plan"]["facts"]
+    assert "3.0 epochs" in found["plan"]["facts"]
+
+
 def test_the_learning_rate_is_shown_before_the_training(bench: Bench) -> None:
     pytest.importorskip("diffusers")
     settings = bench.settings(steps=2000, lr_scheduler="linear", learning_rate=1e-3)

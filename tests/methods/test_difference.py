@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from trainer import measure
 from trainer.errors import BadInput
 from trainer.events import Event, Saved, StepDone
+from trainer.hosts.standalone import StandaloneHost
+from trainer.measure import measure_step
 from trainer.networks import kohya
+from trainer.settings.groups import TrainingSettings
+from trainer.settings.names import SETTINGS_KEY
+from trainer.settings.schema import parse
 from trainer.training.loop import Outcome
+from trainer.training.plan import make_plan
+from trainer.training.session import Session
+from trainer.training.training_data import PairBatch, PairData
 
 Run = Callable[..., tuple[Path, Outcome, list[Event]]]
 
@@ -35,6 +45,56 @@ def test_the_second_pass_has_its_own_settings_and_its_network_is_saved(run: Run)
     assert totals == [3, 3, 3, 2, 2]
 
 
+def test_every_file_carries_the_settings_of_the_whole_job(
+    run: Run, jobs: dict[str, dict[str, object]]
+) -> None:
+    values = {"rank": 3, "steps": 4, "save_copier": True, "second_pass": {"rank": 1, "steps": 2}}
+    file, _, _ = run("difference", **values)
+    given = {**jobs["difference"], "method": "difference", "name": "difference"}
+    copier = file.with_name("difference-copier.safetensors")
+    for one, told in ((copier, ("3", "4")), (file, ("1", "2"))):
+        metadata = kohya.load(one)[1]
+        assert (metadata["ss_network_dim"], metadata["ss_max_train_steps"]) == told
+        carried = {**json.loads(metadata[SETTINGS_KEY]), "checkpoint": given["checkpoint"]}
+        assert parse({**given, **carried}) == parse({**given, **values})
+
+
+def test_each_pass_has_batches_of_its_own_size(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    take = PairData.take
+
+    def noting(data: PairData, indices: Sequence[int]) -> PairBatch:
+        sizes.append(len(indices))
+        return take(data, indices)
+
+    monkeypatch.setattr(PairData, "take", noting)
+    values = {"placements": 4, "steps": 5, "second_pass": {"batch_size": 3, "steps": 2}}
+    file, _, events = run("difference", save_copier=True, **values)
+    assert sizes[:5] == [1, 1, 1, 1, 1]
+    assert sorted(sizes[5:]) == [1, 3], "of four samples"
+    assert [one.epoch for one in events if isinstance(one, StepDone)] == [1, 1, 1, 1, 2, 1, 1]
+    copier = kohya.load(file.with_name("difference-copier.safetensors"))[1]
+    told = ("batch_size_per_device", "num_batches_per_epoch", "num_epochs")
+    assert [copier[f"ss_{key}"] for key in told] == ["1", "4", "2"]
+    assert [kohya.load(file)[1][f"ss_{key}"] for key in told] == ["3", "2", "1"]
+
+
+def test_time_and_memory_are_those_of_both_passes(
+    jobs: dict[str, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timed(session: Session) -> tuple[float, int]:
+        return float(session.settings[TrainingSettings].batch_size), 7
+
+    monkeypatch.setattr(measure, "_timed", timed)
+    host = StandaloneHost(tmp_path, tmp_path / "out", "cpu")
+    one = parse({**jobs["difference"], "method": "difference", "steps": 10})
+    both = one.replace(second_pass={"batch_size": 5, "steps": 30})
+    for settings, seconds in ((one, 1.0), (both, 4.0)):
+        assert measure_step(settings, make_plan(settings, host), host).seconds_per_step == seconds
+    estimates = [make_plan(settings, host).estimated_mb or 0 for settings in (one, both)]
+    assert estimates[1] > estimates[0]
+
+
 def test_a_preview_shows_what_only_the_second_pass_trains(run: Run) -> None:
     second = {"network": "loha", "blocks": "BASE"}
     file, _, _ = run("difference", blocks="M00", second_pass=second, save_preview=True)
@@ -51,6 +111,25 @@ def test_the_second_network_begins_with_weights_of_its_own(run: Run) -> None:
     for name, tensor in tensors.items():
         if "lora_down" in name:
             assert (tensor - copier[name]).abs().mean() > 0.1 * tensor.abs().mean()
+
+
+def test_a_saved_copier_is_as_strong_as_it_was_in_training(run: Run) -> None:
+    plain, strong, as_result = (
+        run("difference", name=name, network_strength=strength, **more)[0]
+        for name, strength, more in (
+            ("plain", 1, {"save_copier": True, "save_every_steps": 2}),
+            ("strong", 3, {"save_copier": True, "save_every_steps": 2}),
+            ("as-result", 3, {"copier_only": True}),
+        )
+    )
+    copiers = [path.with_name(f"{path.stem}-copier.safetensors") for path in (plain, strong)]
+    assert equal(*copiers)
+    ups = {name for name in kohya.load(plain)[0] if "lora_up" in name}
+    steps = [path.with_name(f"{path.stem}-step00000002.safetensors") for path in (plain, strong)]
+    for once, thrice in ((plain, strong), steps, (copiers[0], as_result)):
+        few, many = (kohya.load(path)[0] for path in (once, thrice))
+        assert all(torch.allclose(3 * few[name], many[name]) for name in ups)
+        assert any(few[name].any() for name in ups)
 
 
 def test_a_saved_copier_can_be_used_instead_of_training_one(run: Run) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import secrets
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from trainer.control import Control
-from trainer.events import ignore
+from trainer.errors import BadInput
+from trainer.events import Event, Notice, ignore
 from trainer.hosts.standalone import StandaloneHost
 from trainer.methods import addift
+from trainer.models import prompts
 from trainer.models.model import DiffusionModel
+from trainer.models.prompts import PromptStyle
+from trainer.models.text import Embedding
 from trainer.networks import kohya
 from trainer.run import run_job
 from trainer.settings.groups import ModelSettings
@@ -65,6 +69,11 @@ CASES: dict[str, tuple[str, int, dict[str, object]]] = {
     "difference, between the passes": ("difference", STEPS + 1, {}),
     "difference, before the second pass's first state": ("difference", STEPS + 2, {}),
     "difference, second pass": ("difference", STEPS + 3, {}),
+    "difference, another batch size": (
+        "difference",
+        STEPS + 4,
+        {"placements": 8, "second_pass": {"batch_size": 3}},
+    ),
     "addift": ("addift", 4, {}),
     "multi_addift": ("multi_addift", 4, {}),
 }
@@ -154,44 +163,149 @@ def test_a_seed_that_was_drawn_stays_though_no_state_was_saved(
     assert used == 5
 
 
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [("lora", {}), ("difference", {"rank": 1, "second_pass": {"rank": 2, "steps": 2}})],
+)
 def test_a_job_that_was_complete_is_not_done_again(
-    jobs: dict[str, dict[str, object]], tmp_path: Path
+    method: str,
+    changes: dict[str, object],
+    jobs: dict[str, dict[str, object]],
+    tmp_path: Path,
 ) -> None:
     """The program may end between the result and the queue's note of it."""
-    settings = parse({**jobs["lora"], "method": "lora", "name": "r"})
+    settings = parse({**jobs[method], "method": method, "name": "r", **changes})
     host = StandaloneHost(tmp_path, tmp_path / "out", "cpu")
-    run_job(settings, host, control=Control(), sink=ignore)
+    made = run_job(settings, host, control=Control(), sink=ignore)
     file = tmp_path / "out/r.safetensors"
     before = file.stat().st_mtime_ns
     outcome = run_job(settings, host, control=Control(), sink=ignore, resume=True)
-    assert (outcome.steps, file.stat().st_mtime_ns) == (3, before)
+    assert (outcome.steps, file.stat().st_mtime_ns) == (made.steps, before)
 
 
-class SetWebui(StandaloneHost):
-    """A host whose user sets the CLIP skip that jobs with 0 take."""
+STYLE = PromptStyle(prompts.NO_NORM, comma_reach=0)
 
-    clip_skip = 2
 
+@dataclass
+class Webui:
+    """What a user has set in a webui, and what lies in its folders."""
+
+    clip_skip: int = 2
+    layer: int | None = None
+    prediction_type: str = "v_prediction"
+    zero_terminal_snr: str = "on"
+    style: PromptStyle = STYLE
+    vae_scale: float = 1.0
+
+
+class SetHost(StandaloneHost):
+    """A host that takes from a webui what a job leaves to it."""
+
+    def __init__(self, models: Path, out: Path) -> None:
+        super().__init__(models, out, "cpu")
+        self.webui = Webui()
+
+    @contextmanager
     def borrow(
         self, settings: ModelSettings, control: Control | None = None
-    ) -> AbstractContextManager[DiffusionModel]:
-        skip = settings.clip_skip or self.clip_skip
-        return super().borrow(dataclasses.replace(settings, clip_skip=skip), control)
+    ) -> Iterator[DiffusionModel]:
+        asked, webui = settings, self.webui
+        if asked.prediction_type == "auto":
+            asked = replace(asked, prediction_type=webui.prediction_type)
+        if asked.zero_terminal_snr == "auto":
+            asked = replace(asked, zero_terminal_snr=webui.zero_terminal_snr)
+        asked = replace(asked, clip_skip=asked.clip_skip or webui.clip_skip)
+        with super().borrow(asked, control) as model:
+            rows = [replace(row, layer=webui.layer) for row in model.family.text_encoders]
+            model.family = replace(model.family, text_encoders=tuple(rows))
+            for encoder, row in zip(model.prompts.encoders, rows, strict=True):
+                object.__setattr__(encoder, "row", row)
+            model.style = webui.style
+            model.vae.quant_conv.weight.mul_(webui.vae_scale)
+            yield model
 
 
-def test_clip_skip_stays_as_it_was_in_the_webui_when_the_training_began(
+@pytest.fixture
+def in_webuis(
+    jobs: dict[str, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[SetHost, SetHost, list[Event]]]:
+    """Trains in a webui; and in another that dies, and is set otherwise when it goes on."""
+
+    def train(method: str, died_before: int, **now: object) -> tuple[SetHost, SetHost, list[Event]]:
+        more = {"steps": STEPS, "save_state_every_steps": 2, "save_preview": False, "name": "r"}
+        prompt = {"original_prompt": "a (red:1.4) circle"} if method == "ileco" else {}
+        given = {**jobs[method], "method": method, "blocks": "M00", **more, **prompt}
+        settings, events = parse(given), list[Event]()
+        out = tmp_path / f"{method}-{died_before}"
+        whole, cut = (SetHost(tmp_path, out / name) for name in ("whole", "cut"))
+        run_job(settings, whole, control=Control(), sink=ignore)
+        with monkeypatch.context() as patched:
+            patched.setattr(Loop, "update", dying(died_before))
+            with pytest.raises(Died):
+                run_job(settings, cut, control=Control(), sink=ignore)
+        cut.webui = replace(cut.webui, **now)  # type: ignore[arg-type]
+        run_job(settings, cut, control=Control(), sink=events.append, resume=True)
+        return whole, cut, events
+
+    return train
+
+
+def same_file(whole: SetHost, cut: SetHost) -> bool:
+    first, second = (host.output_dir / "r.safetensors" for host in (whole, cut))
+    return first.read_bytes() == second.read_bytes()
+
+
+InWebuis = Callable[..., tuple[SetHost, SetHost, list[Event]]]
+
+
+@pytest.mark.parametrize("died_before", [3, 1], ids=["with a state", "without"])
+@pytest.mark.parametrize(
+    ("method", "now"),
+    [
+        ("lora", {"clip_skip": 1}),
+        ("lora", {"layer": 2, "clip_skip": 3}),
+        ("lora", {"zero_terminal_snr": "off"}),
+        ("lora", {"prediction_type": "epsilon", "zero_terminal_snr": "off"}),
+        ("ileco", {"style": PromptStyle(prompts.IGNORE, comma_reach=0)}),
+    ],
+)
+def test_what_the_webui_decided_when_the_training_began_holds(
+    method: str, now: dict[str, object], died_before: int, in_webuis: InWebuis
+) -> None:
+    whole, cut, _ = in_webuis(method, died_before, **now)
+    assert same_file(whole, cut)
+    metadata = kohya.load(cut.output_dir / "r.safetensors")[1]
+    assert (metadata["ss_clip_skip"], metadata["ss_zero_terminal_snr"]) == ("2", "True")
+
+
+def test_another_vae_is_refused_where_it_has_taught_something(in_webuis: InWebuis) -> None:
+    with pytest.raises(BadInput) as refused:
+        in_webuis("lora", 3, vae_scale=0.5)
+    assert [problem.where for problem in refused.value.problems] == ["vae"]
+    whole, cut, _ = in_webuis("lora", 1, vae_scale=0.5)
+    assert not same_file(whole, cut), "nothing was learnt with the former one"
+    whole, cut, _ = in_webuis("ileco", 3, vae_scale=0.5)
+    assert same_file(whole, cut), "it has no pictures"
+
+
+def test_other_embeddings_are_told_of_where_prompts_may_name_them(in_webuis: InWebuis) -> None:
+    style = replace(STYLE, embeddings=(Embedding((7, 8), (torch.zeros(1, 4),)),))
+    for method, told in (("ileco", 1), ("lora", 0)):
+        _, _, events = in_webuis(method, 3, style=style)
+        notices = [event.text for event in events if isinstance(event, Notice)]
+        assert sum(text.startswith("Embeddings came") for text in notices) == told
+
+
+def test_the_settings_of_the_model_win_where_they_were_changed_before_anything_was_learnt(
     jobs: dict[str, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = {"steps": STEPS, "save_state_every_steps": 2, "save_preview": False, "name": "r"}
-    settings = parse({**jobs["lora"], "method": "lora", "blocks": "M00", **more})
-    whole, cut = (SetWebui(tmp_path, tmp_path / name, "cpu") for name in ("whole", "cut"))
-    run_job(settings, whole, control=Control(), sink=ignore)
+    settings = parse({**jobs["lora"], "method": "lora", "name": "r"})
+    host = SetHost(tmp_path, tmp_path / "out")
     with monkeypatch.context() as patched:
-        patched.setattr(Loop, "update", dying(3))
+        patched.setattr(Loop, "update", dying(1))
         with pytest.raises(Died):
-            run_job(settings, cut, control=Control(), sink=ignore)
-    cut.clip_skip = 1
-    run_job(settings, cut, control=Control(), sink=ignore, resume=True)
-    files = [host.output_dir / "r.safetensors" for host in (whole, cut)]
-    assert kohya.load(files[0])[1]["ss_clip_skip"] == "2"
-    assert files[0].read_bytes() == files[1].read_bytes()
+            run_job(settings, host, control=Control(), sink=ignore)
+    changed = settings.replace(prediction_type="epsilon", zero_terminal_snr="off")
+    run_job(changed, host, control=Control(), sink=ignore, resume=True)
+    metadata = kohya.load(host.output_dir / "r.safetensors")[1]
+    assert metadata["modelspec.prediction_type"] == "epsilon"

@@ -12,7 +12,7 @@ import torch
 from trainer.networks import kohya
 from trainer.networks.facts import FolderFacts, RunFacts, folder_facts
 from trainer.networks.kinds import NetworkFacts
-from trainer.networks.metadata import build_metadata
+from trainer.networks.metadata import build_metadata, is_result_of
 from trainer.settings.schema import JobSettings, parse
 
 FACTS = RunFacts(
@@ -276,6 +276,16 @@ def test_the_detail_page_of_the_webui_reads_it(tmp_path: Path) -> None:
     tags = {tag: n for folder in found["ss_tag_frequency"].values() for tag, n in folder.items()}
     assert tags == {"cat": 3, "red": 1}
     assert re.fullmatch("[0-9a-f]{64}", found["sshs_model_hash"])
+
+
+def test_a_result_is_that_of_a_whole_job_and_not_of_one_like_its_last_pass() -> None:
+    pair = {"method": "difference", "original_image": "a.png", "target_image": "b.png"}
+    both = parse({"checkpoint": "c", **pair, "second_pass": {"rank": 1, "steps": 2}})
+    last = both.passes()[-1]
+    made = build_metadata(last, dataclasses.replace(FACTS, steps=2), both)
+    assert is_result_of(both, made)
+    assert not is_result_of(last, made)
+    assert not is_result_of(both, build_metadata(last, dataclasses.replace(FACTS, steps=1), both))
 
 
 def test_tags_are_counted_once_an_image_and_without_repeats() -> None:

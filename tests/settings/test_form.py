@@ -39,6 +39,7 @@ def test_a_second_pass_has_fields_only_in_methods_that_have_one() -> None:
         if field.second:
             assert all(METHODS[method].second_pass for method in field.methods)
             assert field.methods, field.key
+    assert "second_pass.seed" not in [field.key for field in layout().fields]
 
 
 @pytest.mark.parametrize(

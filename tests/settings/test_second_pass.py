@@ -59,6 +59,18 @@ def test_every_problem_is_named_with_its_pass() -> None:
     }
 
 
+def test_the_seed_is_that_of_both_passes() -> None:
+    found = problems(seed=7, second_pass={"seed": 99, "pool_size": 8, "original_image": "a.png"})
+    assert found["second_pass.seed"] == "is the same in both passes"
+    assert set(found) == {"second_pass.seed", "second_pass.pool_size"}
+    for first in ({"seed": 7}, {}):  # as forms, presets and states of former versions have it
+        value = first.get("seed", -1)
+        job = parse({**JOB, **first, "second_pass": {"seed": str(value), "rank": 4}})
+        assert job.second == {"rank": 4}
+        given = {"method": "difference", **first, "second_pass": {"seed": value}}
+        assert check(given) == ({"method": "difference", **first}, ())
+
+
 def test_a_method_of_one_pass_has_no_second() -> None:
     with pytest.raises(BadInput, match="LoRA has one pass"):
         parse({"method": "lora", "checkpoint": "c", "images": "i", "second_pass": {"rank": 4}})
@@ -86,6 +98,10 @@ def test_traintrain_preset_with_a_second_pass() -> None:
     imported = import_traintrain(raw)
     assert imported.lost == ()
     assert imported.values["second_pass"] == {"rank": 4, "alpha": 4.0, "learning_rate": 1e-4}
+    seeds = {"train_seed": "1", "2nd pass": {**second, "train_seed": "2"}}
+    other_seed = import_traintrain({**raw, **seeds})
+    assert other_seed.values["second_pass"] == imported.values["second_pass"]
+    assert [problem.where for problem in other_seed.lost] == ["2nd pass, train_seed"]
     assert "second_pass" not in import_traintrain({**raw, "use_2nd_pass_settings": False}).values
 
 

@@ -16,16 +16,17 @@ from trainer.errors import BadInput
 from trainer.events import ignore
 from trainer.optim.optimizers import ParameterGroup
 from trainer.settings.groups import OptimizerSettings, TrainingSettings
+from trainer.training.beginning import Beginning
 from trainer.training.loop import Loop
 from trainer.training.state import (
     HEADER,
     RANDOM,
-    Beginning,
     Part,
     Recorder,
     State,
     StateError,
     StateFolder,
+    check_same,
 )
 
 SETTINGS: dict[str, object] = {"rank": 4, "name": "hat", "steps": 12}
@@ -189,6 +190,33 @@ def test_changed_settings_are_named(tmp_path: Path) -> None:
         now = {"rank": 8, "name": "cap", "new": 2}  # an update brought `new` and took `gone`
         Recorder(StateFolder(tmp_path), now, BEGINNING, every_steps=5, resume=saved)
     assert [problem.where for problem in refused.value.problems] == ["rank"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "changed"),
+    [
+        ({"rank": 1, "steps": 2}, {}, {"second_pass.rank": "4, but was 1"}),
+        ({}, {"rank": 1}, {"second_pass.rank": "1, but was 4"}),
+        ({"rank": 1}, {"rank": 2}, {"second_pass.rank": "2, but was 1"}),
+        ({"rank": 1}, {"rank": 1}, {}),
+        ({"rank": 4}, {}, {}),  # as the first pass has it
+        ({"seed": 7, "gone": 3}, {}, {}),  # of a former version, which passed the seed over
+    ],
+)
+def test_a_second_pass_that_was_changed_is_named(
+    before: dict[str, object], now: dict[str, object], changed: dict[str, str]
+) -> None:
+    saved, wanted = (
+        {"rank": 4, "steps": 2, "seed": 3, **({"second_pass": own} if own else {})}
+        for own in (before, now)
+    )
+    try:
+        check_same(saved, wanted)
+        problems: dict[str, str] = {}
+    except BadInput as refused:
+        problems = {one.where: one.what for one in refused.problems}
+    assert problems.keys() == changed.keys()
+    assert all(part in problems[where] for where, part in changed.items())
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:

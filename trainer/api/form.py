@@ -13,7 +13,7 @@ from ..jobs.job import PENDING, Job, JobState, free_name
 from ..paths import is_there
 from ..settings.groups import DataSettings, OptimizerSettings, OutputSettings, TrainingSettings
 from ..settings.methods import METHODS
-from ..settings.schema import PARAMETERS, JobSettings, default_of, parse
+from ..settings.schema import PARAMETERS, JobSettings, default_of, parse, second_pass_of
 from ..settings.values import BadValueError
 from .answers import problems_json
 from .material import named_pictures, prompt_tokens, tokens
@@ -156,12 +156,18 @@ def learning_rate(raw: Raw) -> list[tuple[int, float]]:
 
 def from_history(settings: JobSettings, jobs: Sequence[Job]) -> str:
     """How long it takes if it goes as fast as the last training like it; empty without one."""
+    wanted = _what_matters(settings.as_dict())
     for job in reversed(jobs):
-        same = all(job.settings.get(n) == settings.as_dict().get(n) for n in MATTERS)
-        if same and job.state is JobState.DONE and job.step_s:
+        if _what_matters(job.settings) == wanted and job.state is JobState.DONE and job.step_s:
             about = duration(job.step_s * settings.steps_of_all_passes)
             return f"About {about} of training, as fast as {job.name} was."
     return ""
+
+
+def _what_matters(settings: Mapping[str, object]) -> list[object]:
+    """What makes the steps of the first pass, and of the second, slow or fast."""
+    second = {**settings, **second_pass_of(settings)}
+    return [one.get(name) for one in (settings, second) for name in MATTERS]
 
 
 def duration(seconds: float) -> str:
@@ -181,14 +187,14 @@ def _memory(estimated_mb: float | None) -> list[str]:
 
 
 def _amounts(settings: JobSettings, images: int, samples: int, steps_per_epoch: float) -> list[str]:
-    training = settings[TrainingSettings]
-    facts = [f"{training.steps} steps of {training.batch_size}"]
+    passes = [one[TrainingSettings] for one in settings.passes()]
+    facts = [" and then ".join(f"{one.steps} steps of {one.batch_size}" for one in passes)]
     if images:
         facts.insert(0, "1 picture" if images == 1 else f"{images} pictures")
         if samples != images:
             facts.insert(1, f"{samples} samples with repeats, mirrored and sub images")
     if math.isfinite(steps_per_epoch) and steps_per_epoch > 0:
-        epochs = training.steps / steps_per_epoch
+        epochs = passes[-1].steps / steps_per_epoch
         facts.append(f"{epochs:.0f} epochs" if epochs >= 10 else f"{epochs:.1f} epochs")
     return facts
 

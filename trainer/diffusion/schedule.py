@@ -39,6 +39,11 @@ class NoiseSchedule:
         """float32 [timesteps], signal-to-noise ratio a_t / (1 - a_t)."""
         return self.alphas_cumprod / (1 - self.alphas_cumprod)
 
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether the last step is pure noise."""
+        return bool(self.alphas_cumprod[-1] == 0)
+
     def to(self, device: torch.device) -> NoiseSchedule:
         return NoiseSchedule(self.alphas_cumprod.to(device), self.prediction_type)
 

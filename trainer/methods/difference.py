@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ..control import Request
@@ -9,7 +11,7 @@ from ..events import Notice
 from ..networks.network import Network
 from ..settings.groups import CopierSettings, OutputSettings
 from ..training.denoising import Denoising
-from ..training.encoding import encode_pairs, prompt_encoder
+from ..training.encoding import encode_pairs, pair_order, prompt_encoder
 from ..training.loop import LossFunction, Outcome
 from ..training.saving import Saving
 from ..training.session import Session
@@ -38,6 +40,7 @@ def train(session: Session) -> Outcome:
             return outcome
     assert network is not None
     copier.requires_grad_(False)
+    data = replace(data, order=pair_order(second, data.dataset))
     with copier:
         loss = _loss(second, data, of_targets=True)
         with network:

@@ -66,12 +66,17 @@ class PromptStyle:
 
     def identity(self) -> str:
         """A text that is another one whenever prompts would be encoded differently."""
-        digest = hashlib.sha256()
+        return f"{self.emphasis} {self.comma_reach} {self.embeddings_digest()}"
+
+    def embeddings_digest(self) -> str:
+        """A text that is another one whenever an embedding is, in whatever order they are."""
+        found = []
         for one in self.embeddings:
-            digest.update(repr(one.name).encode())
+            digest = hashlib.sha256(repr(one.name).encode())
             for vectors in one.vectors:
                 digest.update(vectors.detach().float().cpu().numpy().tobytes())
-        return f"{self.emphasis} {self.comma_reach} {digest.hexdigest()}"
+            found.append(digest.digest())
+        return hashlib.sha256(b"".join(sorted(found))).hexdigest()
 
 
 @dataclass(frozen=True)

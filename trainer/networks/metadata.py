@@ -74,12 +74,15 @@ NOT_HERE: Values = {
 """What readers of sd-scripts' files know and this trainer, or the job's method, does not do."""
 
 
-def build_metadata(settings: JobSettings, facts: RunFacts) -> dict[str, str]:
+def build_metadata(
+    settings: JobSettings, facts: RunFacts, job: JobSettings | None = None
+) -> dict[str, str]:
     """Everything that a file says about itself, except the hashes that `kohya.save` adds.
 
     Args:
-        settings: the job; groups that its method does not use are left out.
+        settings: of the pass that made it; groups that its method does not use are left out.
         facts: what the run knows at the moment of the save.
+        job: the whole job's settings, which the file carries; None: these are they.
 
     Returns:
         Texts by key: `ss_*` as sd-scripts writes them and `modelspec.*` (version 1.0.1).
@@ -96,16 +99,16 @@ def build_metadata(settings: JobSettings, facts: RunFacts) -> dict[str, str]:
     return {
         **{f"ss_{key}": _text(value) for key, value in sd_scripts.items()},
         **{f"modelspec.{key}": _text(value) for key, value in modelspec.items()},
-        SETTINGS_KEY: _text(_shareable(settings)),
+        SETTINGS_KEY: _text(_shareable(job or settings)),
     }
 
 
-def is_result_of(settings: JobSettings, metadata: Mapping[str, str]) -> bool:
+def is_result_of(job: JobSettings, metadata: Mapping[str, str]) -> bool:
     """Whether a file with this metadata is what a job ends with, and no copy on its way."""
-    training = _group(settings, TrainingSettings)
+    training = _group(job.passes()[-1], TrainingSettings)
     steps = None if training is None else str(training.steps)
     made_with = metadata.get(SETTINGS_KEY)
-    return made_with == _text(_shareable(settings)) and metadata.get("ss_steps") == steps
+    return made_with == _text(_shareable(job)) and metadata.get("ss_steps") == steps
 
 
 def _shareable(settings: JobSettings) -> Values:

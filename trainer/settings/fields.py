@@ -68,6 +68,8 @@ class Parameter:
     only_with: tuple[str, ...] = ()
     """Another parameter, and the values of it under which this one has an effect; without values,
     whenever that one is set (neither empty nor off nor 0). Empty: always."""
+    whole_run: bool = False
+    """A second pass has no value of its own, whatever it has of the group."""
     group: str = ""
     methods: tuple[str, ...] = ()
 
@@ -151,6 +153,7 @@ def parameter(
     section: str = "",
     picks: str = "",
     only_with: tuple[str, ...] = (),
+    whole_run: bool = False,
 ) -> typing.Any:
     """Declare a parameter; without a default it is required.
 
@@ -173,6 +176,7 @@ def parameter(
         picks: what a form offers to choose from, one of `PICKS`.
         only_with: another parameter and the values of it under which this one has an effect, such
             as ("mask", "drawn"); the name alone: whenever that one is set. A form shows it then.
+        whole_run: a second pass has no value of its own.
     """
     facts = {name: value for name, value in locals().items() if name != "default"}
     facts["section"] = section or ("what" if default is dataclasses.MISSING else "more")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .groups import GROUPS
 from .methods import METHODS
-from .schema import PARAMETERS, SECOND_PASS, Parameter, default_of
+from .schema import PARAMETERS, SECOND_PASS, Parameter, default_of, in_second_pass, second_pass_of
 from .values import Value
 
 TITLES: Mapping[str, str] = {
@@ -103,7 +103,7 @@ def layout() -> Layout:
     second = tuple(
         Field(f"{SECOND_PASS}.{one.name}", one, methods, second=True)
         for one in PARAMETERS.values()
-        if (methods := tuple(m for m in METHODS if GROUPS[one.group] in METHODS[m].second_pass))
+        if (methods := tuple(m for m in METHODS if in_second_pass(one, m)))
     )
     if second:
         groups.append(FieldGroup(SECOND_PASS, "Second pass (empty: as the first)", second))
@@ -173,8 +173,7 @@ def facts() -> list[dict[str, object]]:
 def shown_values(settings: Mapping[str, object]) -> dict[str, object]:
     """Settings as the form's fields hold them, by the fields' keys; and the `method`."""
     given = {name: value for name, value in settings.items() if name != SECOND_PASS}
-    second = settings.get(SECOND_PASS)
-    if isinstance(second, Mapping):
-        given |= {f"{SECOND_PASS}.{name}": value for name, value in second.items()}
+    second = second_pass_of(settings)
+    given |= {f"{SECOND_PASS}.{name}": value for name, value in second.items()}
     shown = {f.key: shown_value(f, given[f.key]) for f in layout().fields if f.key in given}
     return ({"method": given["method"]} if "method" in given else {}) | shown

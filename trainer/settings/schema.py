@@ -31,11 +31,13 @@ __all__ = [
     "Parameter",
     "check",
     "default_of",
+    "in_second_pass",
     "listing",
     "ours",
     "parameter",
     "parameters_of",
     "parse",
+    "second_pass_of",
 ]
 
 Group = TypeVar("Group")
@@ -71,6 +73,11 @@ def parameters_of(method: str) -> tuple[Parameter, ...]:
 def default_of(one: Parameter, method: str) -> Value:
     """A parameter's default in a method: its own, unless the method has another."""
     return METHODS[method].defaults.get(one.name, one.default)
+
+
+def in_second_pass(one: Parameter, method: str) -> bool:
+    """Whether a second pass of the method may have a value of its own."""
+    return GROUPS[one.group] in METHODS[method].second_pass and not one.whole_run
 
 
 def _of_every_method() -> tuple[Parameter, ...]:
@@ -188,13 +195,19 @@ def check(raw: Mapping[str, object]) -> tuple[dict[str, object], tuple[Problem, 
     return ({"method": method} if method else {}) | values, found
 
 
+def second_pass_of(settings: Mapping[str, object]) -> Mapping[str, object]:
+    """What settings, as JSON values, have for a second pass alone."""
+    own = settings.get(SECOND_PASS)
+    return own if isinstance(own, Mapping) else {}
+
+
 def _passes(raw: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
     """What is given for the whole job, and what for its second pass alone."""
     first = {name: value for name, value in raw.items() if name != SECOND_PASS}
     nested = raw.get(SECOND_PASS)
     if nested is not None and not isinstance(nested, Mapping):
         first[SECOND_PASS] = nested  # which is refused as unknown
-    second = dict(nested) if isinstance(nested, Mapping) else {}
+    second = dict(second_pass_of(raw))
     for name in [name for name in first if name.startswith(f"{SECOND_PASS}.")]:
         second[name.partition(".")[2]] = first.pop(name)
     return first, second
@@ -207,20 +220,23 @@ def _read_second(
     raw = {name: value for name, value in raw.items() if not _inherits(name, value)}
     if method and raw and not METHODS[method].second_pass:
         return {}, [Problem(SECOND_PASS, f"{METHODS[method].title} has one pass", "remove it")]
-    groups = METHODS[method].second_pass if method else tuple(GROUPS.values())
     values: dict[str, Value] = {}
     problems = []
     for name, value in raw.items():
         one = PARAMETERS.get(name)
-        if one is None:
+        if one is None or (method and method not in one.methods):
             problems.append(_unknown(name, method))
-        elif GROUPS[one.group] not in groups:
-            problems.append(Problem(name, "is the same in both passes", "set it for both"))
-        else:
-            try:
-                values[name] = one.read(value)
-            except BadValueError as refused:
-                problems.append(Problem(name, refused.what, refused.cure))
+            continue
+        try:
+            given = one.read(value)
+        except BadValueError as refused:
+            problems.append(Problem(name, refused.what, refused.cure))
+            continue
+        if not method or in_second_pass(one, method):
+            values[name] = given
+        elif given != first.get(name, default_of(one, method)):
+            cure = f"remove it here; {name} of the job holds for both"
+            problems.append(Problem(name, "is the same in both passes", cure))
     if values:
         known = broken_rules(first)
         problems += [p for p in broken_rules({**first, **values}) if p not in known]
@@ -289,12 +305,12 @@ def listing() -> list[dict[str, object]]:
     for one in PARAMETERS.values():
         row = {f.name: getattr(one, f.name) for f in dataclasses.fields(one)}
         row["type"] = row.pop("kind")
-        del row["check"], row["cure"]
+        del row["check"], row["cure"], row["whole_run"]
         row["defaults"] = {
             method: as_json(METHODS[method].defaults[one.name])
             for method in one.methods
             if one.name in METHODS[method].defaults
         }
-        row["second_pass"] = any(GROUPS[one.group] in METHODS[m].second_pass for m in one.methods)
+        row["second_pass"] = any(in_second_pass(one, m) for m in one.methods)
         rows.append({k: as_json(v) if isinstance(v, tuple) else v for k, v in row.items()})
     return rows

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 from ..errors import BadInput, Problem
 from .checks import broken_rules
-from .groups import GROUPS
 from .methods import METHODS
-from .schema import PARAMETERS, SECOND_PASS, ours
+from .schema import PARAMETERS, SECOND_PASS, in_second_pass, ours
 from .values import BadValueError, Value, as_json, listed, proposal, read_bool, shown
 
 LOSES_NOTHING = frozenset(
@@ -75,17 +74,27 @@ def import_traintrain(raw: Mapping[str, object]) -> Imported:
     switch, nested = "use_2nd_pass_settings", raw.get("2nd pass")
     if not _says_nothing(switch, raw.get(switch), known=False):
         if METHODS[method].second_pass and isinstance(nested, Mapping):
-            second, more = _values(method, nested)
-            imported[SECOND_PASS] = {
-                name: as_json(value)
-                for name, value in second.items()
-                if value != values.get(name)
-                and GROUPS[PARAMETERS[name].group] in METHODS[method].second_pass
-            }
+            imported[SECOND_PASS], more = _second_pass(method, nested, values)
             lost += [Problem(f"2nd pass, {p.where}", p.what, p.cure) for p in more]
         else:
             lost.append(Problem("2nd pass", "was not taken over", "set it by hand"))
     return Imported(imported, tuple(lost))
+
+
+def _second_pass(
+    method: str, raw: Mapping[str, object], first: Mapping[str, Value]
+) -> tuple[dict[str, object], list[Problem]]:
+    """What it has of its own, and what of that could not be taken over."""
+    values, lost = _values(method, raw)
+    own = {name: value for name, value in values.items() if value != first.get(name)}
+    cure = "both passes have the same one here"
+    lost += [
+        Problem(key, f"{shown(foreign)} was not taken over", cure)
+        for key, foreign in raw.items()
+        if (name := ours(key)) in own and PARAMETERS[name].whole_run
+    ]
+    settable = {n: as_json(v) for n, v in own.items() if in_second_pass(PARAMETERS[n], method)}
+    return settable, lost
 
 
 def _values(method: str, raw: Mapping[str, object]) -> tuple[dict[str, Value], list[Problem]]:

@@ -91,11 +91,20 @@ def encode_pairs(session: Session) -> PairData:
     if METHODS[session.settings.method].uses(PromptSettings):
         views = [_with_caption(view, session.cut(view.image.caption)) for view in views]
     dataset = _encoded(session, views, "stop")
+    return PairData(dataset, pair_order(session, dataset), masks)
+
+
+def pair_order(session: Session, dataset: LatentDataset) -> BatchOrder:
+    """The order of the pairs, in batches of the size that this pass of the session has.
+
+    Args:
+        dataset: all pictures before the change, then all after it.
+    """
+    frames_px = dataset.frames_px[: len(dataset) // 2]
     batch_size = session.settings[TrainingSettings].batch_size
     # Fewer pairs than a batch holds come several times in it, each with noise of its own.
-    times = -(-batch_size // len(pairs))
-    order = BatchOrder(dataset.frames_px[: len(pairs)] * times, batch_size, session.seed)
-    return PairData(dataset, order, masks)
+    times = -(-batch_size // len(frames_px))
+    return BatchOrder(frames_px * times, batch_size, session.seed)
 
 
 def _with_caption(view: View, caption: str) -> View:

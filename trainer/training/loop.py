@@ -109,7 +109,11 @@ class Loop:
     @property
     def epoch(self) -> int:
         """The epoch of the last step made, counted from 1."""
-        return max(1, math.ceil(self.step / self.steps_per_epoch))
+        return self.epoch_of(self.step)
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch of a step, counted from 1."""
+        return max(1, math.ceil(step / self.steps_per_epoch))
 
     def run(
         self,
@@ -274,7 +278,7 @@ class Loop:
         return StepDone(
             step=one.step,
             total_steps=self.training.steps,
-            epoch=max(1, math.ceil(one.step / self.steps_per_epoch)),
+            epoch=self.epoch_of(one.step),
             loss=loss,
             smoothed_loss=self.smoothed_loss,
             learning_rate=rates.get("unet", one.learning_rates[0]),

@@ -54,8 +54,9 @@ class Plan:
     frames: Mapping[tuple[int, int], int]
     """Samples in each frame (height, width), repeats included."""
     steps: int
+    """Of the pass whose network is the result."""
     steps_per_epoch: float
-    """Optimizer updates in an epoch; infinite for a method without pictures."""
+    """Of that pass, as the function of this name."""
     output_file: Path
     save_points: Mapping[int, Path]
     """Step -> file, for the copies saved on the way."""
@@ -112,7 +113,7 @@ def make_plan(
     problems += long_prompts(settings)
     pictures = find_pictures(settings, decode_pictures, problems, warnings)
     samples = pictures.views
-    per_epoch = _steps_per_epoch(last[TrainingSettings], samples)
+    per_epoch = steps_per_epoch(last[TrainingSettings], samples)
     output = settings[OutputSettings]
     output_file = host.output_dir / f"{output.name}.safetensors"
     collect(lambda: _check_name(output, output_file, host, owner))
@@ -134,7 +135,7 @@ def make_plan(
         pairs=pictures.pairs,
         folder_name=pictures.images[0].path.parent.name if pictures.images else "",
         blocks=family.blocks,
-        estimated_mb=peak_mb(settings, model, tuple(frames)),
+        estimated_mb=max(peak_mb(one, model, tuple(frames)) for one in settings.passes()),
     )
 
 
@@ -182,7 +183,8 @@ def check_lora(field: str, name: str, host: Host) -> None:
         ) from error
 
 
-def _steps_per_epoch(training: TrainingSettings, samples: tuple[View, ...]) -> float:
+def steps_per_epoch(training: TrainingSettings, samples: tuple[View, ...]) -> float:
+    """Optimizer updates of a pass in an epoch; infinite for a method without pictures."""
     if not samples:
         return math.inf
     order = BatchOrder([view.frame_px for view in samples], training.batch_size, seed=0)
@@ -269,13 +271,13 @@ def _save_points(
     output: OutputSettings,
     file: Path,
     steps: int,
-    steps_per_epoch: float,
+    per_epoch: float,
     problems: list[Problem],
 ) -> dict[int, Path]:
     """The copies on the way, named as sd-scripts names them; the last step is the final file."""
     points: dict[int, Path] = {}
-    if output.save_every_epochs and math.isfinite(steps_per_epoch):
-        epochs = steps / steps_per_epoch
+    if output.save_every_epochs and math.isfinite(per_epoch):
+        epochs = steps / per_epoch
         if output.save_every_epochs >= epochs:
             problems.append(
                 Problem(
@@ -286,7 +288,7 @@ def _save_points(
                 )
             )
         for epoch in range(output.save_every_epochs, math.ceil(epochs), output.save_every_epochs):
-            step = math.ceil(epoch * steps_per_epoch)
+            step = math.ceil(epoch * per_epoch)
             points[step] = file.with_name(f"{output.name}-{epoch:06d}.safetensors")
     if output.save_every_steps:
         for step in range(output.save_every_steps, steps, output.save_every_steps):

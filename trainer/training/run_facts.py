@@ -37,7 +37,7 @@ def run_facts(
     return RunFacts(
         family=model.family.name,
         predicts_velocity=model.schedule.prediction_type == "v_prediction",
-        zero_terminal_snr=bool(model.schedule.alphas_cumprod[-1] == 0),
+        zero_terminal_snr=model.schedule.ends_in_noise,
         clip_skip=model.clip_skip,
         fp8_base=session.settings[ModelSettings].base_precision == "fp8",
         network=network.facts(),
@@ -55,7 +55,7 @@ def run_facts(
         mean_ratio_error=sum(errors) / len(errors),
         steps=loop.step,
         epoch=loop.epoch,
-        epochs=session.plan.epochs,
+        epochs=loop.epoch_of(loop.training.steps),
         batches_per_epoch=data.order.batches_per_epoch if data else 0,
         started_at_s=session.beginning.started_s,
         finished_at_s=time.time(),

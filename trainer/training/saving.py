@@ -18,7 +18,7 @@ from ..networks import kohya
 from ..networks.metadata import build_metadata
 from ..networks.network import Network
 from ..paths import is_there
-from ..settings.groups import NetworkSettings, OutputSettings
+from ..settings.groups import OutputSettings
 from .loop import Loop
 from .run_facts import run_facts
 from .training_data import TrainingData
@@ -39,6 +39,8 @@ class Saving:
     """Step -> file, for copies on the way."""
     at_end: bool = True
     """False: only when the user stops and saves."""
+    strength: float = 1.0
+    """Is worked into what is saved."""
 
 
 def save(
@@ -47,10 +49,11 @@ def save(
     path: Path,
     loop: Loop,
     data: TrainingData | None,
+    strength: float,
     *,
     final: bool,
 ) -> Path:
-    """Saves the network as it is now, with the facts of the run; returns the file.
+    """Saves the network as it is now at a strength, with the facts of the run; returns the file.
 
     No file of another run is replaced unless files may be overwritten: this one then takes the
     next free name.
@@ -60,10 +63,11 @@ def save(
             copy on the way that fails is only told of.
     """
     output = session.settings[OutputSettings]
-    strength = session.settings[NetworkSettings].network_strength
     with loop.averaged():
         tensors = network.tensors(DTYPES[output.save_precision], strength)
-    metadata = build_metadata(session.settings, run_facts(session, network, loop, data))
+    metadata = build_metadata(
+        session.settings, run_facts(session, network, loop, data), session.job
+    )
     if not output.overwrite:
         path = _own_place(session, path)
     try:

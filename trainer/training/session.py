@@ -35,14 +35,15 @@ from ..settings.groups import (
     TrainingSettings,
 )
 from ..settings.schema import JobSettings
+from .beginning import Beginning
 from .caches import Caches
 from .csv_log import CsvLog
 from .distributed import current_team
 from .loop import Loop, LossFunction, Outcome
 from .memory import gradient_checkpointing, kept_memory
-from .plan import Plan
+from .plan import Plan, steps_per_epoch
 from .saving import Saving, save
-from .state import Beginning, Part, Positioned, Recorder
+from .state import Part, Positioned, Recorder
 from .training_data import TrainingData
 
 
@@ -79,7 +80,10 @@ class Session:
             beginning: what an earlier part of the run has drawn.
             goes_on: the run has made steps before, so that its log is continued.
         """
+        self.job = settings
+        """The whole job's; shared with `second_pass`."""
         self.settings = settings
+        """Of the pass that is trained."""
         self.plan = plan
         self.model = model
         self.control = control
@@ -116,7 +120,7 @@ class Session:
     def second_pass(self) -> Session:
         """The same run with the settings of the second pass."""
         second = copy.copy(self)
-        second.settings = self.settings.for_second_pass()
+        second.settings = self.job.for_second_pass()
         return second
 
     def prompts(self, text: str) -> tuple[str, ...]:
@@ -189,7 +193,7 @@ class Session:
         """
         self.caches.prune()
         loop = self.new_loop(network)
-        saving = saving or Saving(self.plan.output_file, self.plan.save_points)
+        saving = saving or self._planned_saving()
         order = order or (data.order if data else None)
         self.passes.append(title)
         part = Part(network, loop, self.generator, order)
@@ -213,10 +217,15 @@ class Session:
             )
             self.sink(Notice(f"Stopped after step {outcome.steps}; {kept}"))
         elif saving.at_end or outcome.request is Request.STOP_AND_SAVE:
-            file = save(self, network, saving.file, loop, data, final=True)
+            file = save(self, network, saving.file, loop, data, saving.strength, final=True)
             if saving.file == self.plan.output_file:
                 return replace(outcome, file=file)
         return outcome
+
+    def _planned_saving(self) -> Saving:
+        """That of the network that is the job's result."""
+        strength = self.settings[NetworkSettings].network_strength
+        return Saving(self.plan.output_file, self.plan.save_points, strength=strength)
 
     def _note_state(self, request: Request) -> bool:
         """Whether a job that ends early can go on later."""
@@ -241,7 +250,8 @@ class Session:
                 network.limit_norms(most)
             if step in saving.points:
                 loop.check_loss(self.sink)
-                save(self, network, saving.points[step], loop, data, final=False)
+                path = saving.points[step]
+                save(self, network, path, loop, data, saving.strength, final=False)
             if watch is not None and watch.due(step, steps):
                 with loop.averaged():
                     watch.after_step(step, steps, network, helpers)
@@ -290,13 +300,13 @@ class Session:
         Raises:
             BadInput: optimizer or schedule refuse their arguments.
         """
-        rates = self.settings[OptimizerSettings]
+        rates, training = self.settings[OptimizerSettings], self.settings[TrainingSettings]
         return Loop(
             parameter_groups(network, rates),
-            self.settings[TrainingSettings],
+            training,
             rates,
             compute_dtype=self.model.compute_dtype,
-            steps_per_epoch=self.plan.steps_per_epoch,
+            steps_per_epoch=steps_per_epoch(training, self.plan.views),
             team=current_team(),
         )
 

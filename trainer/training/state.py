@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from ..atomic import write_bytes
 from ..errors import BadInput, Problem, TrainyardError
+from ..settings.schema import SECOND_PASS, second_pass_of
+from .beginning import Beginning
 from .loop import Loop
 from .unfinished import BEGINNING_FILE, clear, place, state_file, state_files
 
@@ -54,22 +56,6 @@ class Part:
     loop: Loop
     generator: torch.Generator
     order: Positioned | None
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """What a run draws or reads when it first begins, and keeps whenever it goes on."""
-
-    seed: int
-    """Of the order of the data, the noise, the pool of labels and the new networks."""
-    session_id: int
-    """Common to all files of the run."""
-    started_s: float
-    """Unix time."""
-    owner: str | None = None
-    """The queue's job that the run is of; "" on the command line, None in older versions."""
-    clip_skip: int | None = None
-    """At which it began, where the family takes one; None in older versions."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +131,8 @@ class StateFolder:
     def beginning(self) -> Beginning | None:
         """What a run noted here that came to no state; None where there is nothing to read."""
         try:
-            return Beginning(**json.loads(self._beginning.read_text("ascii")))
-        except (OSError, ValueError, TypeError):
+            return Beginning.read(json.loads(self._beginning.read_text("ascii")))
+        except (OSError, ValueError, TypeError, KeyError):
             return None
 
     @property
@@ -312,22 +298,25 @@ def check_same(saved: Mapping[str, object], now: Mapping[str, object]) -> None:
     Raises:
         BadInput: naming every setting that was changed.
     """
-    changed = [
-        name
-        for name in saved
-        if name in now and name not in FREE_TO_CHANGE and saved[name] != now[name]
+    common = [name for name in saved if name in now and name not in FREE_TO_CHANGE]
+    compared = [(name, saved[name], now[name]) for name in common if name != SECOND_PASS]
+    before, after = second_pass_of(saved), second_pass_of(now)
+    compared += [
+        (f"{SECOND_PASS}.{name}", before.get(name, saved[name]), after.get(name, now[name]))
+        for name in common
+        if name in before or name in after
     ]
-    if changed:
-        raise BadInput(
-            [
-                Problem(
-                    name,
-                    f"is {now[name]!r}, but was {saved[name]!r} when the state was saved",
-                    "set it back, or begin anew",
-                )
-                for name in changed
-            ]
+    problems = [
+        Problem(
+            name,
+            f"is {value!r}, but was {former!r} when the state was saved",
+            "set it back, or begin anew",
         )
+        for name, former, value in compared
+        if value != former
+    ]
+    if problems:
+        raise BadInput(problems)
 
 
 def _read(path: Path) -> State:
@@ -338,7 +327,7 @@ def _read(path: Path) -> State:
                 raise StateError(f"{path} is no state of version {VERSION}")
             # Copied, not mapped: Windows could neither remove nor replace a file that is mapped.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        beginning = Beginning(**header["beginning"])
+        beginning = Beginning.read(header["beginning"])
         return State(header["part"], tensors, header["values"], header["settings"], beginning)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise StateError(f"{path} cannot be read: {error}") from error

@@ -66,4 +66,5 @@ class TrainingSettings:
         help="Start of the random numbers. The same seed and settings give the same LoRA. -1 draws"
         " one and records it.",
         aliases=("train_seed",),
+        whole_run=True,
     )
