@@ -95,6 +95,17 @@ def test_the_pool_holds_about_what_was_asked_for(
     assert set(kept.prompts) == {"", "blue"}
 
 
+def test_no_kind_is_left_out_where_the_range_of_timesteps_is_narrow(
+    session: Callable[..., Session],
+) -> None:
+    for seed in range(6):
+        one = session(pool_size=2, max_timestep=100, preserve_share=0.5, seed=seed)
+        changes, held = tasks(one)
+        kinds = pool(one, changes, held, ["red", "blue"])
+        assert [share for _, share in kinds] == [0.5, 0.5]
+        assert all(int(samples.timesteps.max()) < 100 for samples, _ in kinds)
+
+
 def test_nothing_is_held_without_a_share(session: Callable[..., Session]) -> None:
     one = session(preserve_share=0)
     changes, held = tasks(one)
