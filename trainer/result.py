@@ -13,10 +13,11 @@ from . import __version__
 from .atomic import write_bytes
 from .errors import BadInput
 from .evaluate.draw import draw_pictures
+from .models.prompts import escaped
 from .networks.opening import open_network
 from .networks.targets import every_target
 from .settings.files import read_object, write_object
-from .settings.groups import OutputSettings, SizeSettings
+from .settings.groups import CaptionSettings, OutputSettings, PromptSettings, SizeSettings
 from .settings.methods import METHODS
 from .training.session import Session
 
@@ -60,6 +61,16 @@ def write_card(session: Session, file: Path) -> None:
     write_object(path, {**ours, **before, **{k: v for k, v in ours.items() if v}})
 
 
+def preview_prompt(session: Session) -> str:
+    """The first caption or prompt that was trained, as the webui's prompt."""
+    if not session.plan.images:
+        return session.prompts(session.settings[PromptSettings].original_prompt)[0]
+    caption = session.captions.readings(session.plan.images[0].caption)[0]
+    if session.settings.get(CaptionSettings).caption_emphasis:
+        return caption
+    return escaped(caption, session.model.style)
+
+
 @torch.no_grad()
 def draw_preview(session: Session, file: Path) -> Image.Image:
     """A picture that the saved file draws, at the size of the training and with its seed.
@@ -67,10 +78,6 @@ def draw_preview(session: Session, file: Path) -> Image.Image:
     Raises:
         BadInput: the file cannot be read back.
     """
-    values = session.settings.values
-    lines = str(values.get("original_prompt", "")).splitlines()
-    captions = [image.caption for image in session.plan.images]
-    prompt = next(iter([*captions, *lines, str(values.get("trigger_word", ""))]))
     model = session.model
     targets = every_target(model.unet, model.text_encoders, model.family.name)
     network = open_network(file, targets).to(model.device)
@@ -78,7 +85,7 @@ def draw_preview(session: Session, file: Path) -> Image.Image:
     with network:
         return draw_pictures(
             model,
-            [prompt],
+            [preview_prompt(session)],
             [session.seed],
             size_px=size_px,
             steps=PREVIEW_STEPS,

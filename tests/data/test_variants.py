@@ -90,6 +90,21 @@ def test_wildcards_draw_a_line_and_words() -> None:
     assert variants("me").at(["me, {a|b}"], 0, 0) == ("me, {a|b}",), "only on request"
 
 
+def test_readings_hold_every_line_and_word_without_the_marks() -> None:
+    marks = {"keep_tokens_separator": "|||", "secondary_separator": ";;", "wildcards": True}
+    caption = "ohwx, 1girl ||| {red|blue|old} hat;;scarf\na {{girl}}"
+    assert variants("ohwx", **marks).readings(caption) == (
+        "ohwx, 1girl, red hat,scarf",
+        "ohwx, 1girl, blue hat,scarf",
+        "ohwx, 1girl, old hat,scarf",
+        "ohwx, a {girl}",
+    )
+    around = {"caption_prefix": "photo of", "shuffle_tags": True, "caption_dropout_rate": 1.0}
+    for bare, expected in ((False, "ohwx, photo of {a|b}, c"), (True, "ohwx, {a|b}, c")):
+        found = variants("ohwx", **around).readings("ohwx, {a|b}, c", bare=bare)
+        assert found == (expected,)
+
+
 def test_what_is_drawn_follows_from_seed_and_place() -> None:
     settings = {"shuffle_tags": True, "tag_dropout_rate": 0.2, "caption_dropout_rate": 0.2}
     captions = ["a, b, c, d, e"] * 4

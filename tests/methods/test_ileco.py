@@ -12,6 +12,7 @@ from trainer.errors import BadInput
 from trainer.events import Event
 from trainer.hosts.standalone import StandaloneHost
 from trainer.methods.ileco import pool, tasks
+from trainer.result import preview_prompt
 from trainer.settings.groups import ModelSettings
 from trainer.settings.schema import parse
 from trainer.training.loop import Outcome
@@ -93,6 +94,21 @@ def test_the_pool_holds_about_what_was_asked_for(
     assert changed.latents.shape[1:] == (4, 12, 8)  # portrait: height before width
     assert set(changed.prompts) == {"red"}
     assert set(kept.prompts) == {"", "blue"}
+
+
+def test_no_kind_is_left_out_where_the_range_of_timesteps_is_narrow(
+    session: Callable[..., Session],
+) -> None:
+    for seed in range(6):
+        one = session(pool_size=2, max_timestep=100, preserve_share=0.5, seed=seed)
+        changes, held = tasks(one)
+        kinds = pool(one, changes, held, ["red", "blue"])
+        assert [share for _, share in kinds] == [0.5, 0.5]
+        assert all(int(samples.timesteps.max()) < 100 for samples, _ in kinds)
+
+
+def test_a_preview_shows_the_first_prompt_as_it_is(session: Callable[..., Session]) -> None:
+    assert preview_prompt(session(original_prompt="\na (red:1.2) hat\nblue")) == "a (red:1.2) hat"
 
 
 def test_nothing_is_held_without_a_share(session: Callable[..., Session]) -> None:

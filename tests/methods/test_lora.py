@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from trainer.control import Control
 from trainer.errors import BadInput
 from trainer.events import Event, StepDone
 from trainer.hosts.standalone import StandaloneHost
+from trainer.models.prompts import NONE, PromptStyle
 from trainer.models.text import Conditioning
 from trainer.networks import kohya
+from trainer.result import preview_prompt
 from trainer.run import run_job
 from trainer.settings.groups import ModelSettings, PreserveSettings
 from trainer.settings.schema import parse
@@ -35,6 +38,7 @@ Run = Callable[..., tuple[Path, Outcome, list[Event]]]
 Jobs = dict[str, dict[str, object]]
 
 HELD = {"preserve_prompts": "a cat\n\na dog", "pool_size": 12, "pool_denoise_steps": 4}
+MARKS = {"keep_tokens_separator": "|||", "secondary_separator": ";;", "wildcards": True}
 
 
 @pytest.fixture
@@ -69,6 +73,14 @@ def test_a_batch_has_its_share_of_held_samples(batch_size, share, held) -> None:
 def test_held_pictures_have_the_frame_of_most_samples() -> None:
     assert usual_frame({(64, 64): 3, (64, 96): 5, (32, 96): 5}) == (64, 96)
     assert usual_frame({}) is None
+
+
+def test_a_narrow_range_of_timesteps_is_asked_for_until_something_is_held(session) -> None:
+    """A picture that is drawn in 4 steps meets timesteps below 100 in 2 of 5 cases."""
+    narrow = {**HELD, "preserve_prompts": "a cat", "pool_size": 1, "max_timestep": 100}
+    for seed in range(6):
+        batch = next(held_batches(session(seed=seed, **narrow)))
+        assert int(batch.timesteps.max()) < 100
 
 
 def test_parts_of_one_shape_go_through_the_unet_together(session) -> None:
@@ -148,6 +160,30 @@ def test_captions_are_read_as_prompts_on_request(session, jobs) -> None:
         with torch.no_grad():
             wanted = encode(["a (red:1.5) hat"] * len(told)).context
         torch.testing.assert_close(told, wanted)
+
+
+def test_a_preview_is_drawn_from_the_caption_as_it_is_trained(session, jobs) -> None:
+    (Path(str(jobs["lora"]["images"])) / "0.txt").write_text(
+        "1girl, (genshin) ||| {red|blue} hat;;scarf\na girl with a hat"
+    )
+    more = {"trigger_word": "ohwx", "caption_suffix": ", oil", "preserve_prompts": ""}
+    plain = preview_prompt(session(**MARKS, **more))
+    assert plain == r"ohwx, 1girl, \(genshin\), red hat,scarf, oil"
+    emphasised = preview_prompt(session(**MARKS, **more, caption_emphasis=True))
+    assert emphasised == "ohwx, 1girl, (genshin), red hat,scarf, oil"
+    one = session(**MARKS, **more)
+    one.model.style = PromptStyle(NONE)
+    assert preview_prompt(one) == emphasised, "there brackets are brackets"
+
+
+def test_tags_are_counted_without_marks_and_line_by_line(run: Run, jobs) -> None:
+    folder = Path(str(jobs["lora"]["images"]))
+    for number in range(4):
+        (folder / f"{number}.txt").write_text("a ||| {red|blue} hat;;b\nB, c")
+    file, _, _ = run("lora", **MARKS, caption_prefix="photo of", trigger_word="ohwx", steps=1)
+    frequency = json.loads(kohya.load(file)[1]["ss_tag_frequency"])
+    tags = ("ohwx", "a", "red hat", "b", "blue hat", "c")
+    assert frequency == {"pictures": dict.fromkeys(tags, 4)}
 
 
 def test_long_captions_are_cut_with_a_warning_or_refused(session, jobs) -> None:

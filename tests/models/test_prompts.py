@@ -14,6 +14,7 @@ from trainer.models.prompts import (
     NONE,
     PromptStyle,
     WeightedEncoder,
+    escaped,
     parse,
     split,
     token_count,
@@ -61,6 +62,17 @@ def test_parse(prompt: str, pieces: list[tuple[str, float]]) -> None:
     found = parse(prompt)
     assert [piece.text for piece in found] == [text for text, _ in pieces]
     assert [piece.weight for piece in found] == pytest.approx([weight for _, weight in pieces])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a (genshin), [x]", r"a \(b\) :\ c", "(a:1.5)", ":)", "[[a:2]", r"\\", "a BREAK b", ""],
+)
+def test_an_escaped_text_is_read_as_it_is(encoder: PromptEncoder, text: str) -> None:
+    for style in (PromptStyle(), PromptStyle(IGNORE), PromptStyle(NONE)):
+        (window,) = split(escaped(text, style), encoder.tokens, style)
+        assert [item.token for item in window] == encoder.tokens(text)
+        assert all(item.weight == 1 for item in window)
 
 
 @pytest.fixture(scope="module")

@@ -179,8 +179,9 @@ def test_modelspec_keys() -> None:
     ("family", "velocity", "version", "v2", "architecture", "implementation"),
     [
         ("sd1", False, "sd_v1", "False", "stable-diffusion-v1/lora", "diffusers"),
+        ("sd1", True, "sd_v1_v", "False", "stable-diffusion-v1/lora", "diffusers"),
         ("sd2", False, "sd_v2", "True", "stable-diffusion-v2-512/lora", "diffusers"),
-        ("sd2", True, "sd_v2", "True", "stable-diffusion-v2-768-v/lora", "diffusers"),
+        ("sd2", True, "sd_v2_v", "True", "stable-diffusion-v2-768-v/lora", "diffusers"),
         (
             "sdxl",
             False,

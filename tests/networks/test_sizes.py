@@ -14,6 +14,7 @@ from trainer.settings.groups.network import CONVOLUTIONAL, block_values
 from trainer.settings.schema import PARAMETERS, parse
 
 JOB = {"method": "lora", "checkpoint": "model.safetensors", "images": "pictures"}
+DORA = {"network": "dora_conv", "rank": 4, "alpha": 4}
 
 
 def test_every_kind_can_be_chosen() -> None:
@@ -91,6 +92,11 @@ def test_the_factor_of_lokr_bounds_its_small_matrix(model: Model) -> None:
         ({"network": "lokr", "lokr_factor": 0}, "lokr_factor", "divides no layer"),
         ({"network": "dora"}, "alpha", "8 differs from the rank"),
         ({"network": "dora", "alpha": 16, "block_alphas": "M00=1"}, "block_alphas", "differs"),
+        ({**DORA, "conv_rank": 1}, "conv_alpha", "is as alpha and differs from the rank"),
+        ({**DORA, "conv_rank": 2, "conv_alpha": 4}, "conv_alpha", "4 differs from the rank"),
+        ({**DORA, "conv_alpha": 2}, "conv_alpha", "2 differs from the rank"),
+        ({**DORA, "conv_alpha": 4, "block_ranks": "M00=8"}, "conv_alpha", "4 differs"),
+        ({**DORA, "conv_rank": 4, "block_ranks": "M00=8"}, "conv_alpha", "differs"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, object], where: str, what: str) -> None:
@@ -100,3 +106,22 @@ def test_what_cannot_be_is_refused(changes: dict[str, object], where: str, what:
     assert problem.where == where
     assert what in problem.what
     assert problem.cure
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"conv_rank": 1, "conv_alpha": 1},
+        {"conv_rank": 4},
+        {"conv_alpha": 4},
+        {"block_ranks": "M00=8"},
+        {"conv_rank": 2, "conv_alpha": 2, "block_ranks": "M00=8"},
+    ],
+)
+def test_every_layer_of_a_dora_has_its_rank_as_alpha(changes: dict[str, object]) -> None:
+    sizes = sizes_of(parse({**JOB, **DORA, **changes})[NetworkSettings])
+    for block in ("M00", "OUT01"):
+        for convolution in (False, True):
+            size = sizes.of(block, convolution=convolution)
+            assert size.alpha == size.rank

@@ -157,6 +157,24 @@ def test_what_traintrain_itself_does_not_use_in_a_method_is_not_lost() -> None:
     assert list(lost(mode="iLECO", network_resume="a.safetensors")) == []
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_addift_leaves_the_text_encoder_out_without_a_trigger_word(listed: bool) -> None:
+    """As TrainTrain's `mode_fixer` does, whose presets name it all the same."""
+    preset = {**DEFAULTS, "mode": "ADDifT"}
+    if not listed:  # all 26 are its default, too
+        del preset["network_blocks(BASE = TextEncoder)"]
+    imported = import_traintrain(preset)
+    assert imported.values["blocks"] == [block for block in BLOCKS if block != "BASE"]
+    assert imported.lost == ()
+    for others in ({"lora_trigger_word": "ohwx"}, {"mode": "Multi-ADDifT"}, {"mode": "LoRA"}):
+        assert "BASE" in import_traintrain({**preset, **others}).values.get("blocks", BLOCKS)
+
+
+def test_the_text_encoder_alone_stays_what_addift_trains() -> None:
+    alone = {**DEFAULTS, "mode": "ADDifT", "network_blocks(BASE = TextEncoder)": ["BASE"]}
+    assert import_traintrain(alone).values["blocks"] == ["BASE"]
+
+
 def test_the_rest_stays_usable() -> None:
     imported = import_traintrain({**DEFAULTS, "train_iterations": "many", "save_per_steps": "0"})
     assert "steps" not in imported.values

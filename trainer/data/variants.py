@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ..settings.groups import CaptionSettings
 from .captions import with_trigger
@@ -14,6 +15,7 @@ SEPARATOR = ","
 _CHOICE = re.compile(r"\{([^{}]*)\}")
 _OPEN, _CLOSE = "\ue000", "\ue001"
 """Stand for doubled brackets while single ones are read; private, so in no caption."""
+Choose = Callable[[Sequence[str]], str]
 
 
 class CaptionVariants:
@@ -76,13 +78,32 @@ class CaptionVariants:
             self._split(caption)[0], text.replace(other, SEPARATOR) if other else text
         )
 
+    def readings(self, caption: str, *, bare: bool = False) -> tuple[str, ...]:
+        """Plain forms of a caption in which each of its lines and words occurs, each once.
+
+        The first has the first line, with the first word of each {a|b}.  Of choices within
+        choices some words may not occur.
+        """
+        if not self._settings.wildcards:
+            return (self.plain(caption, bare=bare),)
+        trigger, own = self._split(caption)
+        worded = (
+            _worded(line, partial(_in_turn, number))
+            for line in _lines(own)
+            for number in range(line.count("|") + 1)
+        )
+        read = (self.plain(with_trigger(trigger, text), bare=bare) for text in worded)
+        return tuple(dict.fromkeys(read))
+
     def _drawn(self, caption: str, bare: bool, epoch: int, draw: random.Random) -> str:
         wanted = self._settings
         # drawn in any case, so that one caption's fate does not change the next one's
         dropped = draw.random() < wanted.caption_dropout_rate
         every = wanted.caption_dropout_every_epochs
         if wanted.wildcards:
-            caption = self._chosen(caption, draw)
+            trigger, own = self._split(caption)
+            choose = partial(_one_of, draw=draw)
+            caption = with_trigger(trigger, _worded(choose(_lines(own)), choose))
         head, flexible, tail = self._parts(caption, bare)
         if wanted.shuffle_tags:
             # `random()` is the one sequence that Python promises never to change
@@ -94,15 +115,6 @@ class CaptionVariants:
         if not wanted.shuffle_tags and not wanted.tag_dropout_rate:
             return self.plain(caption, bare=bare)
         return self._joined([*head, *flexible, *tail])
-
-    def _chosen(self, caption: str, draw: random.Random) -> str:
-        """One of the caption's lines, with one of the words of each {a|b}."""
-        trigger, own = self._split(caption)
-        lines = [line for line in own.split("\n") if line.strip()] or [""]
-        line = _one_of(lines, draw).replace("{{", _OPEN).replace("}}", _CLOSE)
-        while _CHOICE.search(line):
-            line = _CHOICE.sub(lambda match: _one_of(match[1].split("|"), draw), line)
-        return with_trigger(trigger, line.replace(_OPEN, "{").replace(_CLOSE, "}"))
 
     def _text(self, caption: str, bare: bool) -> str:
         """A caption without its trigger, between prefix and suffix."""
@@ -148,5 +160,21 @@ def _tags(text: str) -> list[str]:
     return [tag.strip() for tag in text.split(SEPARATOR) if tag.strip()]
 
 
+def _lines(text: str) -> list[str]:
+    return [line for line in text.split("\n") if line.strip()] or [""]
+
+
+def _worded(line: str, choose: Choose) -> str:
+    """A line with one of the words of each {a|b}."""
+    line = line.replace("{{", _OPEN).replace("}}", _CLOSE)
+    while _CHOICE.search(line):
+        line = _CHOICE.sub(lambda match: choose(match[1].split("|")), line)
+    return line.replace(_OPEN, "{").replace(_CLOSE, "}")
+
+
 def _one_of(items: Sequence[str], draw: random.Random) -> str:
     return items[int(draw.random() * len(items))]
+
+
+def _in_turn(number: int, items: Sequence[str]) -> str:
+    return items[number % len(items)]

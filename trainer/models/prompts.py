@@ -135,6 +135,13 @@ def parse(prompt: str) -> tuple[Piece, ...]:
     return _joined(texts, weights)
 
 
+def escaped(text: str, style: PromptStyle | None = None) -> str:
+    """The prompt that is read as this text; BREAK becomes small, which has the same tokens."""
+    if style is not None and style.emphasis == NONE:
+        return text
+    return re.sub(rf"\b{BREAK}\b", BREAK.lower(), re.sub(r"[\\()\[\]]", r"\\\g<0>", text))
+
+
 def _joined(texts: Sequence[str], weights: Sequence[float]) -> tuple[Piece, ...]:
     pieces: list[Piece] = []
     for text, weight in zip(texts, weights, strict=True):

@@ -34,7 +34,14 @@ from .kinds import KINDS
 Group = TypeVar("Group")
 Values = dict[str, object]
 
-BASE_MODEL_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+BASE_MODEL_VERSIONS = {
+    ("sd1", False): "sd_v1",
+    ("sd1", True): "sd_v1_v",
+    ("sd2", False): "sd_v2",
+    ("sd2", True): "sd_v2_v",
+    ("sdxl", False): "sdxl_base_v1-0",
+    ("sdxl", True): "sdxl_base_v1-0",
+}
 ARCHITECTURES = {
     ("sd1", False): "stable-diffusion-v1",
     ("sd1", True): "stable-diffusion-v1",
@@ -43,7 +50,7 @@ ARCHITECTURES = {
     ("sdxl", False): "stable-diffusion-xl-v1-base",
     ("sdxl", True): "stable-diffusion-xl-v1-base",
 }
-"""By family, and whether the model predicts the velocity."""
+"""Both by family, and whether the model predicts the velocity."""
 LDM_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 LOSS_TYPES = {
     "MSE": "l2",
@@ -124,7 +131,7 @@ def _shareable(settings: JobSettings) -> Values:
 
 def _model(facts: RunFacts) -> Values:
     values: Values = {
-        "base_model_version": BASE_MODEL_VERSIONS[facts.family],
+        "base_model_version": BASE_MODEL_VERSIONS[facts.family, facts.predicts_velocity],
         "v2": facts.family == "sd2",
         "sd_model_name": facts.checkpoint_file,
         "sd_model_hash": facts.checkpoint_short_hash,

@@ -12,10 +12,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import Problem
-from .groups.network import BLOCKS, CONVOLUTIONAL
+from .groups.network import BLOCKS, CONVOLUTIONAL, block_values
 from .values import Value, listed
 
 Rule = Callable[..., Problem | None]
+
+UNPORTABLE = "differs from the rank: webuis do not agree on such a DoRA"
+"""What is wrong with an alpha of a DoRA."""
 
 
 def timestep_range(min_timestep: int, max_timestep: int) -> Problem | None:
@@ -101,12 +104,23 @@ def portable_dora(network: str, rank: int, alpha: float, block_alphas: str) -> P
     """A DoRA is scaled by 1: older webuis scale after they have used its magnitudes."""
     if not network.startswith("dora"):
         return None
-    what = "differs from the rank: webuis do not agree on such a DoRA"
     if alpha != rank:
-        return Problem("alpha", f"{alpha:g} {what}", f"use {rank}, the rank")
+        return Problem("alpha", f"{alpha:g} {UNPORTABLE}", f"use {rank}, the rank")
     if block_alphas:
-        return Problem("block_alphas", what, "empty it: alpha follows the block's rank")
+        return Problem("block_alphas", UNPORTABLE, "empty it: alpha follows the block's rank")
     return None
+
+
+def portable_dora_convolutions(
+    network: str, rank: int, conv_rank: int | None, conv_alpha: float | None, block_ranks: str
+) -> Problem | None:
+    """As `portable_dora`, of the convolutions; what they have not of their own is the block's."""
+    ranks = {rank, *block_values(block_ranks).values()}
+    if network != "dora_conv" or all((conv_rank or r) == (conv_alpha or r) for r in ranks):
+        return None
+    is_now = "is as alpha and" if conv_alpha is None else f"{conv_alpha:g}"
+    cure = f"use {conv_rank}, conv_rank" if conv_rank else "empty it: it follows the rank"
+    return Problem("conv_alpha", f"{is_now} {UNPORTABLE}", cure)
 
 
 def sized_blocks_trained(
@@ -203,6 +217,7 @@ RULES: tuple[Rule, ...] = (
     convolutions_reached,
     factor_used,
     portable_dora,
+    portable_dora_convolutions,
     sized_blocks_trained,
     some_concept,
     as_many_targets,

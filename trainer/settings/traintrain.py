@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ..errors import BadInput, Problem
 from .checks import broken_rules
+from .groups import BLOCKS
 from .methods import METHODS
 from .schema import PARAMETERS, SECOND_PASS, in_second_pass, ours
 from .values import BadValueError, Value, as_json, listed, proposal, read_bool, shown
@@ -69,6 +70,8 @@ def import_traintrain(raw: Mapping[str, object]) -> Imported:
     """
     method = _method(raw.get("mode"))
     values, lost = _values(method, raw)
+    if method == "addift":
+        values |= _trained_blocks(values)
     imported: dict[str, object] = {"method": method}
     imported |= {name: as_json(value) for name, value in values.items()}
     switch, nested = "use_2nd_pass_settings", raw.get("2nd pass")
@@ -122,6 +125,18 @@ def _values(method: str, raw: Mapping[str, object]) -> tuple[dict[str, Value], l
         what = f"{problem.what}; not taken over"
         lost.append(Problem(foreign_names.get(problem.where, problem.where), what, problem.cure))
     return values, lost
+
+
+def _trained_blocks(values: Mapping[str, Value]) -> dict[str, Value]:
+    """Without a trigger word TrainTrain leaves BASE out of ADDifT, whatever its presets name.
+
+    Source: its trainer.py, `mode_fixer`; Multi-ADDifT is as the preset says.
+    """
+    blocks = values.get("blocks", BLOCKS)
+    if values.get("trigger_word") or not isinstance(blocks, tuple) or "BASE" not in blocks:
+        return {}
+    others = tuple(str(block) for block in blocks if block != "BASE")
+    return {"blocks": others} if others else {}
 
 
 def _method(mode: object) -> str:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from ..data.batches import BatchOrder, LatentDataset
 from ..data.masks import load_masks
 from ..data.pairs import masked
-from ..data.variants import CaptionVariants
 from ..data.views import View
 from ..events import PhaseProgress, PhaseStarted
 from ..models.prompts import split, truncated
@@ -57,10 +56,9 @@ def encode_images(session: Session) -> PictureData:
     unreadable = session.settings[PictureSettings].unreadable
     dataset = _encoded(session, session.plan.views, unreadable)
     order = BatchOrder(dataset.frames_px, training.batch_size, session.seed)
-    captions = session.settings.get(CaptionSettings)
     masks = session.settings.get(PictureMaskSettings)
-    trigger = session.settings[PictureSettings].trigger_word
-    tokens, most = session.model.prompts.tokens, captions.max_prompt_tokens
+    most = session.settings.get(CaptionSettings).max_prompt_tokens
+    tokens = session.model.prompts.tokens
 
     @functools.lru_cache(maxsize=1 << 14)
     def cut(caption: str) -> str:
@@ -70,7 +68,7 @@ def encode_images(session: Session) -> PictureData:
     return PictureData(
         dataset,
         order,
-        CaptionVariants(captions, trigger, session.seed),
+        session.captions,
         load_masks(dataset.views, masks),
         masks,
         session.settings.get(PriorSettings).prior_loss_weight,

@@ -45,9 +45,10 @@ def answered(
     generator: torch.Generator,
     size_px: Size | None = None,
 ) -> list[tuple[Samples, float]]:
-    """The frozen model's answers to each kind of questions, with the kind's share.
+    """The frozen model's answers to each kind of questions, at least one, with the kind's share.
 
     Args:
+        kinds: one without questions is left out.
         size_px: (height, width) of the pictures that are asked about; None: the image size.
 
     Raises:
@@ -59,19 +60,21 @@ def answered(
     done = 0
     pools = []
     for questions, share in kinds:
-        answers = []
-        for samples in ask(
-            frozen,
-            questions,
-            (height // LATENT_CELL_PX, width // LATENT_CELL_PX),
-            timesteps=(loss.min_timestep, loss.max_timestep),
-            steps=settings.pool_denoise_steps,
-            generator=generator,
-        ):
+        answers: list[Samples] = []
+        while questions and not answers:  # all of them may miss a narrow range of timesteps
             session.check_stopped()
-            answers.append(samples)
-            done += len(samples)
-            session.sink(PhaseProgress(min(settings.pool_size, done)))
+            for samples in ask(
+                frozen,
+                questions,
+                (height // LATENT_CELL_PX, width // LATENT_CELL_PX),
+                timesteps=(loss.min_timestep, loss.max_timestep),
+                steps=settings.pool_denoise_steps,
+                generator=generator,
+            ):
+                session.check_stopped()
+                answers.append(samples)
+                done += len(samples)
+                session.sink(PhaseProgress(min(settings.pool_size, done)))
         if answers:
             pools.append((joined(answers), share))
     return pools

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..data.variants import SEPARATOR
 from ..data.views import View
 from ..networks.facts import RunFacts, folder_facts
 from ..networks.network import Network
@@ -29,7 +30,11 @@ def run_facts(
     folders, errors, regularising = [], [0.0], 0
     resolution_px = session.settings[SizeSettings].image_size_px
     if data is not None:
-        captions = [image.caption for image in session.plan.images]
+        # of each picture all that it may be trained under, as one list of tags
+        captions = [
+            SEPARATOR.join(session.captions.readings(image.caption, bare=True))
+            for image in session.plan.images
+        ]
         repeats = session.settings[PictureSettings].repeats
         folders = [folder_facts(session.plan.folder_name, captions, repeats)]
         errors = [_ratio_error(view) for view in data.dataset.views]

@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 
 from ..control import Control, Request
+from ..data.variants import CaptionVariants
 from ..errors import Stopped
 from ..events import Notice, PhaseStarted, Sink, fan_out
 from ..hosts.protocol import Host
@@ -28,9 +29,11 @@ from ..networks.network import Network
 from ..settings.checks import prompt_lines
 from ..settings.groups import (
     CacheSettings,
+    CaptionSettings,
     NetworkSettings,
     OptimizerSettings,
     OutputSettings,
+    PictureSettings,
     PromptSettings,
     TrainingSettings,
 )
@@ -116,6 +119,12 @@ class Session:
     def trains_text_encoder(self) -> bool:
         """Whether the block BASE is chosen."""
         return BASE in self.settings[NetworkSettings].blocks
+
+    @property
+    def captions(self) -> CaptionVariants:
+        """How the pictures' captions are read and varied."""
+        trigger = self.settings[PictureSettings].trigger_word
+        return CaptionVariants(self.settings.get(CaptionSettings), trigger, self.seed)
 
     def second_pass(self) -> Session:
         """The same run with the settings of the second pass."""
