@@ -176,3 +176,15 @@ def test_a_process_of_a_team_goes_on_with_its_own_batches(
                 assert lesson.strength == wanted.strength
                 assert torch.equal(lesson.samples.latents, wanted.samples.latents)
                 assert torch.equal(lesson.samples.labels, wanted.samples.labels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 6, 7])
+def test_an_epoch_of_pairs_is_as_long_as_planned(
+    taught: Taught, pairs: Path, batch_size: int
+) -> None:
+    three = {
+        "original_image": "\n".join([str(pairs / "0.png")] * 3),
+        "target_image": "\n".join([str(pairs / "0_after.png")] * 3),
+    }
+    with taught("addift", batch_size=batch_size, **three) as (session, data, _):
+        assert session.plan.steps_per_epoch == data.order.batches_per_epoch

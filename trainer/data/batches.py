@@ -139,6 +139,11 @@ class LatentDataset:
         return self._latents.get(view)
 
 
+def filling(frames_px: Sequence[Size], batch_size: int) -> list[Size]:
+    """The frames of pairs: fewer than a batch holds come several times, each with its own noise."""
+    return [*frames_px] * -(-batch_size // len(frames_px))
+
+
 class BatchOrder(Iterator[tuple[int, ...]]):
     """Endless batches of sample indices, each of one frame, every sample once in each epoch.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..data.batches import BatchOrder, LatentDataset
+from ..data.batches import BatchOrder, LatentDataset, filling
 from ..data.masks import load_masks
 from ..data.pairs import masked
 from ..data.views import View
@@ -100,9 +100,7 @@ def pair_order(session: Session, dataset: LatentDataset) -> BatchOrder:
     """
     frames_px = dataset.frames_px[: len(dataset) // 2]
     batch_size = session.settings[TrainingSettings].batch_size
-    # Fewer pairs than a batch holds come several times in it, each with noise of its own.
-    times = -(-batch_size // len(frames_px))
-    return BatchOrder(frames_px * times, batch_size, session.seed)
+    return BatchOrder(filling(frames_px, batch_size), batch_size, session.seed)
 
 
 def _with_caption(view: View, caption: str) -> View:

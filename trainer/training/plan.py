@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ..data.batches import BatchOrder
+from ..data.batches import BatchOrder, filling
 from ..data.folder import TrainingImage
 from ..data.pairs import PairView
 from ..data.views import View
@@ -113,7 +113,7 @@ def make_plan(
     problems += long_prompts(settings)
     pictures = find_pictures(settings, decode_pictures, problems, warnings)
     samples = pictures.views
-    per_epoch = steps_per_epoch(last[TrainingSettings], samples)
+    per_epoch = steps_per_epoch(last[TrainingSettings], samples, paired=bool(pictures.pairs))
     output = settings[OutputSettings]
     output_file = host.output_dir / f"{output.name}.safetensors"
     collect(lambda: _check_name(output, output_file, host, owner))
@@ -183,11 +183,16 @@ def check_lora(field: str, name: str, host: Host) -> None:
         ) from error
 
 
-def steps_per_epoch(training: TrainingSettings, samples: tuple[View, ...]) -> float:
+def steps_per_epoch(
+    training: TrainingSettings, samples: tuple[View, ...], *, paired: bool
+) -> float:
     """Optimizer updates of a pass in an epoch; infinite for a method without pictures."""
     if not samples:
         return math.inf
-    order = BatchOrder([view.frame_px for view in samples], training.batch_size, seed=0)
+    frames_px = [view.frame_px for view in samples]
+    if paired:
+        frames_px = filling(frames_px, training.batch_size)
+    order = BatchOrder(frames_px, training.batch_size, seed=0)
     return order.batches_per_epoch / training.gradient_accumulation_steps
 
 

@@ -315,7 +315,9 @@ class Session:
             training,
             rates,
             compute_dtype=self.model.compute_dtype,
-            steps_per_epoch=steps_per_epoch(training, self.plan.views),
+            steps_per_epoch=steps_per_epoch(
+                training, self.plan.views, paired=bool(self.plan.pairs)
+            ),
             team=current_team(),
         )
 
