@@ -30,6 +30,6 @@ DIFFERENCE: dict[str, object] = {
     **PLAIN,
     "rank": 16,
     "alpha": 16,
-    "second_pass": {"rank": 4, "alpha": 4, "steps": 100, "batch_size": 8},
+    "second_pass": {"rank": 4, "alpha": 4, "steps": 100, "batch_size": 4},
 }
 """The preset Difference, second pass."""

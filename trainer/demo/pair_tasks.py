@@ -111,7 +111,7 @@ def _difference(folder: Path) -> dict[str, object]:
     """
     unet = ",".join(block for block in BLOCKS if block != "BASE")
     copier = {"blocks": unet, "learning_rate": 5e-3, "steps": 90, "batch_size": 4}
-    second = {**MEANING, "learning_rate": 2e-3, "network_strength": 0.65}
+    second = {**MEANING, "batch_size": 4, "learning_rate": 2e-3, "network_strength": 0.65}
     return {**_one_pair(folder), **copier, "second_pass": second}
 
 
