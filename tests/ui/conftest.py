@@ -207,6 +207,7 @@ def page(
 @pytest.fixture
 def form(page: Page, photos: Path) -> Page:
     """The page with a small job filled in and nothing running."""
+    page.console_errors()  # of the tests before
     page.open()
     page.until("!trainyard.status.running")
     page.awaited("return trainyard.chooseMethod('lora').then(() => trainyard.reset())")
