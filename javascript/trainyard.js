@@ -78,12 +78,18 @@ window.trainyard = window.trainyard || {
     };
 
     const GOOD_NEWS_MS = 8000;
-    let fading = 0;
+    let fading = 0, ofFields = false, outdated = false; // of the message
+
+    /** The user changes something: a message about fields may no longer be true. */
+    ty.changing = () => { outdated = ofFields; };
+    /** Nothing is wrong any more. */
+    ty.allRight = () => { if (outdated) ty.say(""); };
 
     /** Tells something under the buttons: kind is "bad", "good" or ""; what is good goes by itself. */
     ty.say = function (text, kind = "") {
         const place = ty.at("message");
         clearTimeout(fading);
+        ofFields = outdated = false;
         if (!place) return; // "Reload UI" empties the page before it loads it again
         if (kind === "good") fading = setTimeout(() => ty.say(""), GOOD_NEWS_MS);
         place.className = kind ? "trainyard_" + kind : "";
@@ -96,6 +102,7 @@ window.trainyard = window.trainyard || {
             return await work();
         } catch (error) {
             ty.say(error.message, "bad");
+            ofFields = Boolean(error.problems && error.problems.length);
             if (error.problems && ty.mark) ty.mark(error.problems, true);
             return undefined;
         }

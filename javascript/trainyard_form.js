@@ -14,7 +14,7 @@
     ty.method = "";
     ty.restored = false; // whether the form holds what was kept
     ty.take = function (values) {
-        const read = Object.fromEntries(ty.facts.fields.map((one, i) => [one.key, values[i]]));
+        const read = Object.fromEntries(ty.facts.fields.map((one, i) => [one.key, own(values[i])]));
         for (const resolve of waiting.splice(0)) resolve(read);
     };
     ty.give = () => written;
@@ -39,7 +39,7 @@
     async function write(values) {
         const now = await ty.read();
         written = ty.facts.fields.map((one) => {
-            const value = one.key in values ? values[one.key] : now[one.key];
+            const value = own(one.key in values ? values[one.key] : now[one.key]);
             const choices = ty.choicesOf(one);
             return choices ? {__type__: "update", value, choices} : value;
         });
@@ -67,8 +67,8 @@
         const job = {method: ty.method};
         for (const one of ty.facts.fields) {
             const value = values[one.key];
-            const unset = one.section === "second" && (value === "" || value === null);
-            if (one.methods.includes(ty.method) && !unset) job[one.key] = value === null ? "" : value;
+            const unset = one.section === "second" && blank(value);
+            if (one.methods.includes(ty.method) && !unset) job[one.key] = value ?? "";
         }
         return job;
     });
@@ -133,6 +133,9 @@
 
     /** Opens the accordions around a field. */
     ty.reveal = (block) => { for (let box = block; box; box = box.parentElement) open(box); };
+
+    /** Gradio 3 changes the lists of its checkboxes in place: none is shared with it. */
+    const own = (value) => (Array.isArray(value) ? [...value] : value);
 
     const blank = (value) => value === "" || value === null || value === undefined;
     const same = (a, b) => JSON.stringify(a ?? "") === JSON.stringify(b ?? "");
@@ -236,6 +239,7 @@
         const keys = Object.keys(now).filter((key) => !same(now[key], known[key]));
         if (!keys.length) return;
         for (const key of keys) touched.add(key);
+        ty.changing();
         known = now;
         quieten();
         store();

@@ -11,6 +11,7 @@
 
     /** Asks now, and again after a while. */
     async function poll() {
+        if (!ty.root.isConnected) return; // "Reload UI" has emptied the page
         let wait_ms = IDLE_MS;
         try {
             const status = await ty.ask(`status?job=${curveJob ?? ""}&since=${lastStep()}`);
@@ -265,7 +266,7 @@
             ty.el("span", {class: "trainyard_state trainyard_is_" + job.state},
                 job.state === "paused" ? "Paused" : status.stopping ? "Stopping" : phase),
             ty.el("span", {class: "trainyard_count"}, job.total ? `${job.done} / ${job.total}` : ""));
-        const word = live ? "" : lastWord(job);
+        const word = live ? status.hint : lastWord(job);
         ty.label(ty.at("last_word"), word);
         ty.at("last_word").hidden = !word;
         const bar = ty.at("bar");

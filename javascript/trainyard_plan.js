@@ -19,6 +19,7 @@
             if (answer.plan) showBlocks(answer.plan.blocks);
             tellTokens(answer.tokens);
             ty.mark(answer.problems);
+            if (!answer.problems.length) ty.allRight();
         } catch (error) {
             if (number === planned) ty.fill(place, ty.el("p", {class: "trainyard_bad"}, error.message));
         } finally {

@@ -89,7 +89,7 @@
                 title: "Remove what has ended from the list, but for what can go on; files stay"}) : null);
         const place = ty.at("queue");
         const focused = place.contains(document.activeElement) ? document.activeElement.id : "";
-        if (!place.querySelector("details[open]")) {
+        if (!place.querySelector("details[open], button:active")) { // a press would be lost
             ty.fill(place, ty.el("h2", {class: "trainyard_heading"}, "Queue"), table, tools);
             if (focused && document.getElementById(focused)) document.getElementById(focused).focus();
         }
@@ -194,7 +194,7 @@
 
     async function use(job, prompt, box) {
         const text = await words(job, prompt);
-        box.value = box.value.trim() ? `${box.value.trim()}, ${text}` : text;
+        if (!box.value.includes(prompt)) box.value = box.value.trim() ? `${box.value.trim()}, ${text}` : text;
         box.dispatchEvent(new Event("input", {bubbles: true}));
         if (window.switch_to_txt2img) window.switch_to_txt2img();
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.paths import LONGEST_NAME_BYTES, next_name
+from trainer.paths import LONGEST_NAME_BYTES, next_name, unquoted
 from trainer.settings.names import check_name
 
 
@@ -24,3 +24,18 @@ def test_the_next_name_is_free_and_a_name(name: str, taken: set[str], expected: 
     found = next_name(name, taken.__contains__)
     assert found == expected
     check_name(found)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ('"C:\\a b\\c.png" ', "C:\\a b\\c.png"),
+        ("'/a b/c'", "/a b/c"),
+        ("it's", "it's"),
+        ("'", "'"),
+        ("", ""),
+        ('"/half', "/half"),
+    ],
+)
+def test_quotes_that_were_copied_along_are_no_part_of_a_path(typed: str, meant: str) -> None:
+    assert unquoted(typed) == meant

@@ -30,6 +30,8 @@ class Control:
         self.give_way: Callable[[], None] = self.wait_while_paused
         """What happens between two steps; a host that shares its machine puts its own here, which
         calls `wait_while_paused` at a moment when others may have the machine."""
+        self.hint = ""
+        """What the user should know just now; the host's to set and to take back."""
 
     @property
     def request(self) -> Request:

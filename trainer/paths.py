@@ -13,11 +13,18 @@ LONGEST_NAME_BYTES = 180
 
 def user_path(text: str) -> Path:
     """A path with its leading `~` replaced by the home folder, if there is such a home."""
-    path = Path(text.strip().strip('"'))  # Windows copies a path with quotes around it
+    path = Path(unquoted(text))
     try:
         return path.expanduser()
     except RuntimeError:  # ~ and a name that nobody here has
         return path
+
+
+def unquoted(text: str) -> str:
+    """A path without the quotes that Windows, and many a terminal, copies around it."""
+    text = text.strip()
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1] if quoted else text.strip('"')
 
 
 def is_file(path: Path) -> bool:

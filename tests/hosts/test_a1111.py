@@ -205,6 +205,10 @@ def test_another_checkpoint_waits_for_the_end(webui: Webui) -> None:
         thread, drawn = generate_meanwhile(webui, [])
         assert control.checkpoint() is Request.CONTINUE
         assert drawn == []
+        assert "Another checkpoint was chosen" in control.hint, "nothing else says why all waits"
+        choose(webui, "one.safetensors")
+        control.checkpoint()
+        assert control.hint == ""
     thread.join(10)
 
 

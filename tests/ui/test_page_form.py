@@ -183,6 +183,53 @@ def test_what_is_wrong_below_more_is_shown_at_the_start(form: Page) -> None:
     assert form.script(VISIBLE, "noise_offset")
 
 
+def test_blocks_that_are_switched_off_are_noticed_kept_and_reset(form: Page) -> None:
+    every = form.read("blocks")
+    form.script("trainyard.reveal(document.getElementById('trainyard_blocks'))")
+    time.sleep(0.5)
+    boxes = form.driver.find_elements("css selector", "#trainyard_blocks input[type=checkbox]")
+    for box in [box for box in boxes if box.is_displayed()]:
+        box.click()
+    form.until("document.querySelector('#trainyard_blocks .trainyard_problem:not([hidden])')")
+    form.open()
+    assert len(form.read("blocks")) < len(every) / 2, "a reload keeps what was chosen"
+    form.awaited("return trainyard.reset()")
+    assert sorted(form.read("blocks")) == sorted(every)
+
+
+def test_a_choice_that_is_none_is_said(form: Page) -> None:
+    form.script("trainyard.reveal(document.getElementById('trainyard_optimizer'))")
+    time.sleep(0.5)
+    form.type("optimizer", "nonsense")
+    form.driver.switch_to.active_element.send_keys("\ue004")  # Tab
+    time.sleep(0.5)
+    if form.read("optimizer") not in (None, ""):
+        return  # Gradio 4 puts back what was chosen
+    form.until("document.querySelector('#trainyard_optimizer .trainyard_problem:not([hidden])')")
+    assert "optimizer" in form.awaited("return trainyard.settings()")
+
+
+def test_help_below_more_is_told_at_a_question_mark(form: Page) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    form.script("trainyard.reveal(document.getElementById('trainyard_vae'))")
+    time.sleep(0.5)
+    mark = form.driver.find_element("css selector", "#trainyard_vae .trainyard_what")
+    form.script("arguments[0].scrollIntoView({block: 'center'})", mark)
+    time.sleep(0.5)  # scrolling takes the help away
+    ActionChains(form.driver).move_to_element(mark).perform()
+    form.until("!document.getElementById('trainyard_tip').hidden")
+    assert "Another VAE file" in form.text("tip")
+
+
+def test_a_message_about_a_field_goes_when_the_field_is_right(form: Page, photos: Path) -> None:
+    form.write(images="")
+    form.press("start")
+    form.until(said("Images folder"))
+    form.type("images", str(photos))
+    form.until(f"!{said('Images folder')}")
+
+
 def test_a_group_is_opened_and_closed_with_the_keyboard(form: Page) -> None:
     from selenium.webdriver.common.keys import Keys
 

@@ -27,6 +27,7 @@ def status(yard: Yard, job_id: int | None, since: int) -> dict[str, object]:
         "running": now.running,
         "stopping": now.stopping,
         "job": None if current is None else job_json(yard, current),
+        "hint": now.hint,
         "step": None if now.step is None else finite(dataclasses.asdict(now.step)),
         "phase_left_s": yard.live.phase_left_s(),
         "memory_mb": memory_mb(),

@@ -19,7 +19,7 @@ from modules import paths_internal, sd_models, sd_vae, shared
 
 from ..control import Control
 from ..errors import BadInput, Problem
-from ..paths import is_file, user_path
+from ..paths import is_file, unquoted, user_path
 from ..settings.groups import CacheSettings, ModelSettings
 from ..settings.methods import METHODS
 from ..settings.schema import JobSettings
@@ -162,7 +162,7 @@ def subfolder(name: str) -> Path:
     Raises:
         BadInput: it would lead out.
     """
-    folder = Path(name.strip())
+    folder = Path(unquoted(name))
     if folder.anchor or ".." in folder.parts:  # on Windows "/x" is not absolute, and leads out
         what = f"{name!r} leads out of the Lora folder"
         raise BadInput([Problem("Settings > Trainyard", what, "give a folder name only")])
@@ -182,6 +182,7 @@ def find_checkpoint(name: str) -> Any:
     Raises:
         BadInput: the webui lists no such checkpoint; the nearest name is proposed.
     """
+    name = unquoted(name)
     wanted, listed, end = Path(name), 0, time.monotonic() + LISTING_S
     while True:
         infos = checkpoint_infos()
@@ -213,7 +214,7 @@ def find_vae(name: str) -> Path | None:
     """
     if not name:
         return None
-    known_files = vae_files()
+    known_files, name = vae_files(), unquoted(name)
     path = Path(known_files.get(name, name))
     if is_file(path):
         return path

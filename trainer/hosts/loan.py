@@ -31,6 +31,11 @@ from .gate import Gate, Manners
 
 log = logging.getLogger(__name__)
 
+OTHER_CHOSEN = (
+    "Another checkpoint was chosen in the webui. It waits for the end of this training, and so do"
+    " all pictures; Stop and save lets them in."
+)
+
 Names = tuple[Embedding, ...]
 ENCODER_KEYS = ("clip_l", "clip_g")
 """What webuis call the parts of an embedding that is made for two text encoders."""
@@ -240,7 +245,9 @@ class Loan:
         chosen = self._lender.chosen()
         self._gate.stay = chosen is not None and chosen.filename != self._info.filename
         if self._gate.stay and self._stop_at_change:
+            log.warning("stopped, because another checkpoint was chosen in the webui")
             self._control.stop_and_save()
+        self._control.hint = OTHER_CHOSEN if self._gate.stay else ""
         return self._manners()
 
     def _take_back(self) -> None:

@@ -43,6 +43,8 @@ class WorkerStatus:
     """The job in hand with its newest progress."""
     step: StepDone | None
     """The newest step of the job in hand."""
+    hint: str = ""
+    """What the user should know of it just now."""
 
 
 class Worker:
@@ -153,6 +155,7 @@ class Worker:
                 stopping=self._thread is not None and self._halt,
                 job=None if current is None else current.snapshot(),
                 step=None if current is None else current.step,
+                hint="" if current is None else current.control.hint,
             )
 
     # ---------------------------------------------------------------- the thread

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import Problem
+from ..paths import unquoted
 from .groups.network import BLOCKS, CONVOLUTIONAL, block_values
 from .values import Value, listed
 
@@ -203,7 +204,7 @@ def prompt_lines(text: str) -> tuple[str, ...]:
 
 def picture_lines(text: str) -> tuple[str, ...]:
     """The paths of a field, one a line, without the quotes that Windows copies along."""
-    return tuple(line.strip().strip('"') for line in text.split("\n") if line.strip())
+    return tuple(unquoted(line) for line in text.split("\n") if line.strip())
 
 
 RULES: tuple[Rule, ...] = (

@@ -55,7 +55,8 @@ def add_options() -> None:
     add(
         "sharing",
         sharing[0],
-        "When a picture is generated during a training",
+        "When a picture is generated during a training: it comes in between two steps, the training"
+        " pauses until you are idle, or the picture waits for its end (block)",
         gr.Radio,
         {"choices": sharing},
     )
@@ -68,7 +69,8 @@ def add_options() -> None:
     add(
         "checkpoint_change",
         changes[0],
-        "When another checkpoint is chosen during a training",
+        "When another checkpoint is chosen during a training; with 'finish the training first' it"
+        " waits for the end, and so do all pictures",
         gr.Radio,
         {"choices": changes},
     )
