@@ -71,6 +71,8 @@
         }
     }
 
+    const opened = new Set(); // handles of the groups that a search has opened, and its end closes
+
     /** Shows the settings of "More" whose names have every word that was typed. */
     ty.search = function () {
         const words = ty.at("search").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
@@ -88,9 +90,15 @@
             }
             group.classList.toggle("trainyard_unfound", words.length > 0 && inside === 0);
             group.classList.toggle("trainyard_found", words.length > 0 && inside > 0);
-            if (words.length && inside) ty.reveal(group);
+            const handle = group.querySelector(".label-wrap");
+            const open = handle && handle.classList.contains("open");
+            if (words.length && inside && !open) {
+                opened.add(handle);
+                ty.reveal(group);
+            } else if (!words.length && open && opened.has(handle)) handle.click();
             found += inside;
         }
+        if (!words.length) opened.clear();
         ty.at("search_none").hidden = found > 0 || !words.length;
     };
 

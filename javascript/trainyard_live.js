@@ -83,11 +83,13 @@
         const job = status.job, paused = Boolean(job) && job.state === "paused";
         const start = ty.at("start"), waiting = status.jobs.filter((one) => one.state === "queued").length;
         start.disabled = false;
-        ty.label(start, status.running ? "Add and run next" : "Start training");
+        ty.label(start, waiting ? "Add and start the queue" : "Start training");
         start.hidden = status.running;
         for (const name of OF_A_JOB) ty.at(name).hidden = !job;
         ty.at("enqueue").disabled = false;
         ty.label(ty.at("enqueue"), ty.editing !== null ? "Save changes to the waiting job" : "Add to queue");
+        ty.at("leave").disabled = false;
+        ty.at("leave").hidden = ty.editing === null;
         ty.at("enqueue").title = status.running || waiting ? "It runs when the others are done" : "";
         ty.at("pause").disabled = !job || status.stopping;
         ty.label(ty.at("pause"), paused ? "Go on" : "Pause");
@@ -121,6 +123,12 @@
             else ty.say(start && !ahead.length ? `${job.name} starts.` : `${job.name} is in the queue${behind}.`, "good");
         }
         await ty.refresh();
+    }
+
+    async function leave() {
+        ty.editing = null;
+        ty.plan(); // its name is taken again
+        ty.say("The waiting job is as it was; the form keeps what you changed.", "good");
     }
 
     async function pause() {
@@ -316,7 +324,7 @@
     ty.starters.push(() => {
         jump();
         ty.listeners.push(forgetStop);
-        const actions = {start: () => enqueue(true), enqueue: () => enqueue(false), pause,
+        const actions = {start: () => enqueue(true), enqueue: () => enqueue(false), leave, pause,
             stop: () => stop(false), stop_save: () => stop(true)};
         for (const [name, work] of Object.entries(actions)) {
             const button = ty.at(name);
@@ -329,7 +337,7 @@
             });
         }
         for (const button of ty.at("actions").children) button.disabled = true;
-        for (const name of OF_A_JOB) ty.at(name).hidden = true;
+        for (const name of [...OF_A_JOB, "leave"]) ty.at(name).hidden = true;
         document.addEventListener("visibilitychange", () => { if (!document.hidden) ty.refresh(); });
         window.addEventListener("resize", ty.later(() => { if (ty.status) draw(ty.status); }, 200));
         ty.refresh();

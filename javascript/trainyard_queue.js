@@ -60,8 +60,9 @@
         await ty.fillIn(values);
         ty.editing = edit ? job.id : null;
         ty.say(edit ? `You are editing the waiting job ${job.name}: change what you like, then save it.`
-            : `The form now holds the settings of ${job.name}.`, "good");
+            : `The form now holds the settings of ${job.name}.`, edit ? "" : "good");
         ty.at("root").scrollIntoView({behavior: "smooth"});
+        ty.at("side").scrollIntoView({block: "nearest"}); // with the button that saves the changes
         await ty.refresh();
     }
 

@@ -254,6 +254,8 @@ def test_a_search_finds_settings_of_the_method_that_is_chosen(form: Page) -> Non
     assert form.script(VISIBLE, "min_snr_gamma"), "its group is opened"
     assert form.script(look, "no such setting") == []
     form.script(look, "")
+    time.sleep(0.5)
+    assert not form.script(VISIBLE, "min_snr_gamma"), "and closed again"
     form.awaited("return trainyard.chooseMethod('difference')")
     assert {"copier", "mask", "second_pass"} <= set(form.script(look, ""))
 

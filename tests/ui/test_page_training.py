@@ -250,6 +250,11 @@ def test_a_job_that_is_edited_and_goes_leaves_a_form_that_can_be_queued(form: Pa
     number = form.script("return trainyard.status.jobs.find((job) => job.name === 'fleeting').id")
     form.press(f"job_{number}_edit")
     form.until("document.getElementById('trainyard_enqueue').innerText.startsWith('Save changes')")
+    form.press("leave")
+    form.until("document.getElementById('trainyard_enqueue').innerText === 'Add to queue'")
+    assert form.script("return document.getElementById('trainyard_leave').hidden")
+    form.press(f"job_{number}_edit")
+    form.until("document.getElementById('trainyard_enqueue').innerText.startsWith('Save changes')")
     form.awaited(f"return trainyard.ask('jobs/{number}', {{}}, 'DELETE')")  # from another tab
     form.until("document.getElementById('trainyard_enqueue').innerText === 'Add to queue'")
 

@@ -62,6 +62,7 @@ PICTURE_PANEL = '<div id="trainyard_data" aria-live="polite"></div>'
 BUTTONS = (
     ("start", "Start training", "trainyard_primary"),
     ("enqueue", "Add to queue", ""),
+    ("leave", "Leave the waiting job as it was", ""),
     ("pause", "Pause", ""),
     ("stop_save", "Stop and save", ""),
     ("stop", "Stop", "trainyard_stop"),
