@@ -197,6 +197,19 @@ def test_long_captions_are_cut_with_a_warning_or_refused(session, jobs) -> None:
         session(max_prompt_tokens=20, truncate_prompts=False)
 
 
+def test_each_line_of_a_caption_file_is_counted_by_itself(session, jobs) -> None:
+    folder = Path(str(jobs["lora"]["images"]))
+    lines = [" ".join(["word"] * count) for count in (15, 18)]
+    limit = {"wildcards": True, "max_prompt_tokens": 20, "truncate_prompts": False}
+    (folder / "1.txt").write_text("\n".join(lines), "utf-8")
+    assert session(**limit)
+    (folder / "1.txt").write_text(
+        "\n".join([*lines, "{cat|" + lines[0] + "} " + lines[0]]), "utf-8"
+    )
+    with pytest.raises(BadInput, match="its caption has 30 tokens, and 20 are allowed"):
+        session(**limit)
+
+
 def test_held_predictions_move_less_than_without(run: Run, session) -> None:
     # plain gradient descent with long steps: Adam would follow the noise of so small a model
     steep = {"optimizer": "SGD", "learning_rate": 10, "alpha": 6, "lr_scheduler": "constant"}

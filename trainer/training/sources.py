@@ -152,12 +152,11 @@ def long_captions(
     most = wanted.max_prompt_tokens
     long = {}
     for image in images:
-        caption = variants.plain(image.caption)
         # a token is one byte at least, so that most need no counting
-        if len(caption.encode()) > most:
-            count = _token_count(caption)
-            if count > most:
-                long[image.path] = count
+        read = (text for text in variants.readings(image.caption) if len(text.encode()) > most)
+        count = max(map(_token_count, read), default=0)
+        if count > most:
+            long[image.path] = count
     if long and wanted.truncate_prompts:
         first = ", ".join(f"{path} ({count})" for path, count in list(long.items())[:5])
         more = f" and {len(long) - 5} more" if len(long) > 5 else ""
