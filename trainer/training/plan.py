@@ -120,7 +120,6 @@ def make_plan(
     save_points = _save_points(output, output_file, steps, per_epoch, problems)
     if problems or model is None or model.family is None:
         raise BadInput(problems)
-    family = model.family
     frames = Counter(view.frame_px for view in samples)
     return Plan(
         model_title=model.title,
@@ -131,10 +130,10 @@ def make_plan(
         steps_per_epoch=per_epoch,
         output_file=output_file,
         save_points=save_points,
-        warnings=(*_unfit(settings, family), *warnings),
+        warnings=(*_unfit(settings, model.family), *warnings),
         pairs=pictures.pairs,
         folder_name=pictures.images[0].path.parent.name if pictures.images else "",
-        blocks=family.blocks,
+        blocks=model.family.blocks,
         estimated_mb=max(peak_mb(one, model, tuple(frames)) for one in settings.passes()),
     )
 
