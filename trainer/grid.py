@@ -101,7 +101,7 @@ def check_grid(settings: GridSettings, host: Host) -> None:
     checks: list[Callable[[], object]] = [
         lambda: host.check_model(settings),
         *(partial(check_lora, "loras", file, host) for file in settings.files),
-        lambda: check_writable(path.parent),
+        lambda: check_writable(path.parent, "log folder"),
     ]
     problems: list[Problem] = []
     for check in checks:

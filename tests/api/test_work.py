@@ -73,7 +73,7 @@ def test_a_grid_whose_folder_cannot_be_written_to_is_refused(bench: Bench) -> No
     bench.host.log_dir.write_text("in the way", "utf-8")
     bench.lora("hat")
     (problem,) = bench.post("jobs", grid(bench, loras="hat"), 422)["problems"]
-    assert problem["where"] == "output folder"
+    assert problem["where"] == "log folder"
 
 
 def test_a_grid_may_wait_for_the_files_of_a_training_before_it(bench: Bench) -> None:

@@ -56,6 +56,12 @@ def test_frames_and_epochs_follow_from_the_pictures(plan):
     assert found.epochs == 4
 
 
+def test_a_log_folder_that_cannot_be_is_told_before_the_training(plan, tmp_path):
+    (tmp_path / "logs").write_text("in the way", "utf-8")
+    with pytest.raises(BadInput, match="log folder: .*logs cannot be written to"):
+        plan()
+
+
 SDXL_BLOCKS = ("BASE", *(f"IN{i:02}" for i in range(9)), "M00", *(f"OUT{i:02}" for i in range(9)))
 """The webui's 20 names for SDXL."""
 

@@ -199,7 +199,7 @@ def _check_name(output: OutputSettings, file: Path, host: Host, owner: str) -> N
     """Checks that what is there under this name is not lost.
 
     Raises:
-        BadInput: a training of it can go on, the file exists already, or the folder cannot be
+        BadInput: a training of it can go on, the file exists already, or a folder cannot be
             written to.
     """
     _check_unfinished(output, host, owner)
@@ -216,9 +216,10 @@ def _check_name(output: OutputSettings, file: Path, host: Host, owner: str) -> N
             ]
         )
     check_writable(file.parent)
+    check_writable(host.log_dir, "log folder")
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, what_for: str = "output folder") -> None:
     """Makes the folder where it is absent.
 
     Raises:
@@ -231,7 +232,7 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         what = f"{folder} cannot be written to: {error.strerror or error}"
         cure = "choose another folder, or change its permissions"
-        raise BadInput([Problem("output folder", what, cure)]) from error
+        raise BadInput([Problem(what_for, what, cure)]) from error
 
 
 def _check_unfinished(output: OutputSettings, host: Host, owner: str) -> None:
