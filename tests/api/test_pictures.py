@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from trainer.settings.grid import PARAMETERS, parse_grid
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
+from trainer.api import run_routes
+
 from .bench import Bench
 
 
@@ -163,8 +167,6 @@ def test_a_folder_opens_only_for_who_sits_at_this_machine(
 ) -> None:
     from fastapi.testclient import TestClient
 
-    from trainer.api import run_routes
-
     asked: list[Path] = []
     monkeypatch.setattr(run_routes, "_open", lambda folder: asked.append(folder) or True)
     bench.yard.opens_folders = allowed
@@ -174,6 +176,21 @@ def test_a_folder_opens_only_for_who_sits_at_this_machine(
     answer = client.post("/trainyard/v1/open-folder", json={"job": job["id"]}, headers=sent)
     assert answer.json() == {"folder": str(bench.host.output_dir), "opened": opened}
     assert bool(asked) is opened
+
+
+@pytest.mark.skipif(sys.platform in run_routes.OPENERS, reason="always has a desktop")
+@pytest.mark.parametrize("desktop", [None, *run_routes.DESKTOPS])
+def test_where_there_is_no_desktop_no_folder_opens(
+    desktop: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[object] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *told, **more: begun.append(told))
+    for name in run_routes.DESKTOPS:
+        monkeypatch.delenv(name, raising=False)
+    if desktop:
+        monkeypatch.setenv(desktop, ":0")
+    assert run_routes._open(tmp_path) is bool(desktop)
+    assert bool(begun) is bool(desktop)
 
 
 def _from(address: str, app: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from .yard import Yard
 HERE = ("127.0.0.1", "::1", "localhost")
 """Where a browser must run for a folder to open in front of its user."""
 OPENERS = {"win32": "explorer", "darwin": "open"}
+DESKTOPS = ("DISPLAY", "WAYLAND_DISPLAY")
+"""One of them is set where another system than `OPENERS` has a desktop."""
 
 
 def add_run_routes(routes: Routes, yard: Yard) -> None:
@@ -86,6 +89,8 @@ def _open(folder: Path) -> bool:
     """
     if not folder.is_dir():
         raise BadInput([Problem(str(folder), "is no folder any longer", "was it moved?")])
+    if sys.platform not in OPENERS and not any(map(os.environ.get, DESKTOPS)):
+        return False
     try:
         subprocess.Popen(
             [OPENERS.get(sys.platform, "xdg-open"), str(folder)],
