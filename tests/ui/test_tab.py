@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from trainer.settings.form import layout
+from trainer.settings.form import layout, titled
 from trainer.settings.methods import METHODS
+from trainer.settings.schema import PARAMETERS
 
 gradio = pytest.importorskip("gradio")
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,9 @@ def test_every_field_is_a_component_with_label_and_help(tab: Any) -> None:
     for field in layout().fields:
         made = components[field.elem_id]
         assert field.parameter.title in made.label
-        assert made.info == field.parameter.help
+        assert made.info == titled(field.parameter.help)
+        names = {name for name in re.findall(r"\w+_\w+", made.info) if name in PARAMETERS}
+        assert not names, "a form knows settings by their titles"
 
 
 def test_ids_have_one_prefix(tab: Any) -> None:

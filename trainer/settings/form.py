@@ -5,6 +5,7 @@ Needs the standard library alone; the components themselves are made in `trainer
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -147,6 +148,15 @@ def as_text(value: object) -> str:
     return str(value)
 
 
+def titled(text: str) -> str:
+    """A text about settings with their titles in place of their names of several words."""
+
+    def title(name: re.Match[str]) -> str:
+        return PARAMETERS[name[0]].title if name[0] in PARAMETERS else name[0]
+
+    return re.sub(r"\b[a-z]+(_[a-z0-9]+)+\b", title, text)
+
+
 def facts() -> list[dict[str, object]]:
     """What the page's scripts must know of each field, as JSON, in the order of the form."""
     return [
@@ -161,6 +171,7 @@ def facts() -> list[dict[str, object]]:
             "unit": field.parameter.unit,
             "only_with": list(field.parameter.only_with),
             "methods": list(field.methods),
+            "choices": list(field.parameter.choices),
             "words": " ".join((field.key, *field.parameter.aliases)),
             "defaults": {
                 method: shown_value(field, default(field, method)) for method in field.methods

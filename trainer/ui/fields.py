@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..settings.form import Field, default, shown_value
+from ..settings.form import Field, default, shown_value, titled
 from ..settings.schema import PARAMETERS, Parameter
 from .compat import dropdown
 
@@ -28,7 +28,7 @@ def component(field: Field, method: str, offers: Mapping[str, Sequence[str]]) ->
     one = field.parameter
     common: dict[str, Any] = {
         "label": label(one),
-        "info": one.help,
+        "info": titled(one.help),
         "elem_id": field.elem_id,
         "elem_classes": classes(field.methods),
         "value": shown_value(field, default(field, method)),
