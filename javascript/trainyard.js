@@ -71,10 +71,20 @@ window.trainyard = window.trainyard || {
     /** The address of a route, also where the webui does not lie at the root of its server. */
     ty.url = (path) => new URL("trainyard/v1/" + path, document.baseURI.split("?")[0]).href;
 
+    /** A text of the server with the titles of settings in place of their keys. */
+    ty.titled = function (text) {
+        const titles = new Map([...ty.facts.grid, ...ty.facts.fields].map((one) => [one.key, one.title]));
+        // not a part of a path; a key of one word, such as rank, is a word of any text
+        return text.replace(/^([a-z]+): /gm, (whole, key) => (titles.has(key) ? `${titles.get(key)}: ` : whole))
+            .replace(/(?<![\w/\\.-])[a-z]+(_[a-z0-9]+)+(?![\w/\\-]|\.\w)/g, (key) => titles.get(key) || key);
+    };
+
+    const sentence = (problem) => ty.titled(problem.what + (problem.cure ? " - " + problem.cure : ""));
+    ty.sentence = sentence;
+
     ty.told = function (problem) {
         const known = [...ty.facts.fields, ...ty.facts.grid].find((one) => one.key === problem.where);
-        const where = known ? known.title : problem.where;
-        return `${where}: ${problem.what}${problem.cure ? " - " + problem.cure : ""}`;
+        return `${known ? known.title : problem.where}: ${sentence(problem)}`;
     };
 
     const GOOD_NEWS_MS = 8000;
@@ -85,15 +95,19 @@ window.trainyard = window.trainyard || {
     /** Nothing is wrong any more. */
     ty.allRight = () => { if (outdated) ty.say(""); };
 
-    /** Tells something under the buttons: kind is "bad", "good" or ""; what is good goes by itself. */
-    ty.say = function (text, kind = "") {
+    /**
+     * Tells something under the buttons: kind is "bad", "good" or "". What is good goes by itself,
+     * unless there is a button with it.
+     */
+    ty.say = function (text, kind = "", button = null) {
         const place = ty.at("message");
         clearTimeout(fading);
         ofFields = outdated = false;
         if (!place) return; // "Reload UI" empties the page before it loads it again
-        if (kind === "good") fading = setTimeout(() => ty.say(""), GOOD_NEWS_MS);
+        if (kind === "good" && !button) fading = setTimeout(() => ty.say(""), GOOD_NEWS_MS);
         place.className = kind ? "trainyard_" + kind : "";
         place.replaceChildren(...(text ? text.split("\n") : []).map((line) => ty.el("p", {}, line)));
+        if (button) place.append(button);
     };
 
     /** Runs what a button does; a failure is told, never silent. */
@@ -108,18 +122,30 @@ window.trainyard = window.trainyard || {
         }
     };
 
-    /** Asks for a text or a yes in a dialog; answers null when it was dismissed. */
-    ty.dialog = function ({title, text = "", value = null, yes, danger = false}) {
+    /**
+     * Asks for a text or a yes in a dialog; answers null when it was dismissed.
+     *
+     * `work` is done with the answer while the dialog is open: what is wrong with it is told there,
+     * and can be mended there.
+     */
+    ty.dialog = function ({title, text = "", value = null, yes, danger = false, work = async () => {}}) {
         return new Promise((resolve) => {
             const input = value === null ? null
                 : ty.el("input", {type: "text", value, "aria-label": title, id: "trainyard_dialog_text",
                     required: true, pattern: ".*\\S.*", title: "A name"});
+            const wrong = ty.el("p", {class: "trainyard_bad", role: "alert"});
             const answer = (given) => { box.close(); box.remove(); resolve(given); };
-            const form = ty.el("form", {method: "dialog", onsubmit: (event) => {
+            const form = ty.el("form", {method: "dialog", onsubmit: async (event) => {
                 event.preventDefault();
-                answer(input ? input.value.trim() : true);
+                const given = input ? input.value.trim() : true;
+                try {
+                    await work(given);
+                    answer(given);
+                } catch (error) {
+                    wrong.textContent = error.message;
+                }
             }},
-            ty.el("h2", {}, title), text ? ty.el("p", {}, text) : null, input,
+            ty.el("h2", {}, title), text ? ty.el("p", {}, text) : null, input, wrong,
             ty.el("div", {class: "trainyard_row"},
                 ty.el("button", {type: "submit", id: "trainyard_dialog_yes",
                     class: "trainyard_button " + (danger ? "trainyard_stop" : "trainyard_primary")}, yes),

@@ -73,17 +73,30 @@
 
     const opened = new Set(); // handles of the groups that a search has opened, and its end closes
 
-    /** Shows the settings of "More" whose names have every word that was typed. */
+    const named = (one) => `${one.title} ${one.words}`.toLowerCase();
+
+    /** Names, choices and explanation of a field. */
+    function all(one) {
+        const help = document.getElementById(one.id + "_help");
+        return `${named(one)} ${one.choices.join(" ")} ${help ? help.textContent : ""}`.toLowerCase();
+    }
+
+    /**
+     * Shows the settings of "More" whose names have every word that was typed, or where there are
+     * none, those whose choices and explanation do; and tells of those that stand above.
+     */
     ty.search = function () {
         const words = ty.at("search").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
+        const has = (text) => words.every((word) => text.includes(word));
+        const mine = ty.facts.fields.filter((one) => one.methods.includes(ty.method));
+        const text = mine.some((one) => has(named(one))) ? named : all;
         let found = 0;
         for (const group of ty.root.querySelectorAll(".trainyard_group")) {
             let inside = 0;
             for (const one of ty.facts.fields) {
                 const block = document.getElementById(one.id);
                 if (!block || !group.contains(block)) continue;
-                const text = `${one.title} ${one.words}`.toLowerCase();
-                const hit = words.every((word) => text.includes(word));
+                const hit = has(text(one));
                 block.classList.toggle("trainyard_unfound", !hit);
                 block.classList.toggle("trainyard_found", hit && words.length > 0);
                 if (hit && one.methods.includes(ty.method)) inside += 1;
@@ -99,8 +112,20 @@
             found += inside;
         }
         if (!words.length) opened.clear();
+        found += tellAbove(words.length ? mine.filter((one) => has(text(one))) : []);
         ty.at("search_none").hidden = found > 0 || !words.length;
     };
+
+    /** Names the fields that stand above "More", as links to them; returns how many. */
+    function tellAbove(fields) {
+        const above = fields.filter((one) => !document.getElementById(one.id)?.closest(".trainyard_group"));
+        const links = above.map((one) => ty.el("a", {href: "#" + one.id, onclick: (event) => {
+            event.preventDefault();
+            ty.goTo(document.getElementById(one.id));
+        }}, one.title)).flatMap((link, i) => (i ? [", ", link] : [link]));
+        ty.fill(ty.at("search_above"), ...(links.length ? ["Further up: ", ...links] : []));
+        return above.length;
+    }
 
     ty.starters.push(() => {
         ty.at("search").addEventListener("input", ty.search);

@@ -98,6 +98,23 @@
         return ty.chooseMethod(method, {...Object.fromEntries(second.map((one) => [one.key, ""])), ...rest});
     };
 
+    /** Replaces what stands in the form and tells it; a press takes that back. */
+    ty.replaced = async function (work, text, kind = "good") {
+        const before = await inTurn(async () => ({method: ty.method, values: await ty.read(), last: {...last}}));
+        const editing = ty.editing;
+        await work();
+        ty.say(text, kind, ty.button("Take it back", () => ty.attempt(async () => {
+            await inTurn(async () => {
+                show(before.method);
+                last = before.last;
+                await write(before.values);
+            });
+            ty.editing = editing;
+            ty.say("The form is as it was before.", "good");
+            await ty.refresh();
+        }), {id: "trainyard_undo", class: "trainyard_link"}));
+    };
+
     ty.reset = async function () {
         const changes = {};
         for (const one of ty.facts.fields) {
@@ -114,18 +131,21 @@
         for (const one of ty.facts.fields) {
             const found = problems.filter((problem) => problem.where === one.key);
             const fresh = !touched.has(one.key) && blank(known[one.key]);
-            const text = found.length && (all || !fresh) ? found.map(sentence).join("\n") : "";
+            const text = found.length && (all || !fresh) ? found.map(ty.sentence).join("\n") : "";
             const block = document.getElementById(one.id);
             if (!block) continue;
             put(block, one, text);
             if (text && !first) first = block;
         }
         quieten();
-        if (all && first) {
-            ty.reveal(first);
-            first.scrollIntoView({block: "center", behavior: "smooth"});
-            (first.querySelector("input, textarea") || first).focus({preventScroll: true});
-        }
+        if (all && first) ty.goTo(first);
+    };
+
+    /** Brings a field into sight, and the keyboard to it. */
+    ty.goTo = function (block) {
+        ty.reveal(block);
+        block.scrollIntoView({block: "center", behavior: "smooth"});
+        (block.querySelector("input, textarea") || block).focus({preventScroll: true});
     };
 
     /** Counts a field as one that the user has been at, so that what is wrong with it is marked. */
@@ -139,7 +159,6 @@
 
     const blank = (value) => value === "" || value === null || value === undefined;
     const same = (a, b) => JSON.stringify(a ?? "") === JSON.stringify(b ?? "");
-    const sentence = (problem) => problem.what + (problem.cure ? " - " + problem.cure : "");
 
     function put(block, one, text) {
         let place = block.querySelector(":scope > .trainyard_problem");

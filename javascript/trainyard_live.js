@@ -274,7 +274,7 @@
             ty.el("span", {class: "trainyard_state trainyard_is_" + job.state},
                 job.state === "paused" ? "Paused" : status.stopping ? "Stopping" : phase),
             ty.el("span", {class: "trainyard_count"}, job.total ? `${job.done} / ${job.total}` : ""));
-        const word = live ? status.hint : lastWord(job);
+        const word = ty.titled(live ? status.hint : lastWord(job));
         ty.label(ty.at("last_word"), word);
         ty.at("last_word").hidden = !word;
         const bar = ty.at("bar");
@@ -284,7 +284,7 @@
         else bar.setAttribute("aria-valuenow", Math.round(100 * share));
         ty.fill(ty.at("numbers"), ...numbers(job, step, status).flatMap(([name, value]) => (value
             ? [ty.el("div", {}, ty.el("dt", {}, name), ty.el("dd", {}, value))] : [])));
-        ty.fill(ty.at("done"), job.error ? ty.el("p", {class: "trainyard_bad"}, job.error) : null,
+        ty.fill(ty.at("done"), job.error ? ty.el("p", {class: "trainyard_bad"}, ty.titled(job.error)) : null,
             ...(live ? [] : ty.finished(job)));
     }
 
@@ -329,11 +329,16 @@
         for (const [name, work] of Object.entries(actions)) {
             const button = ty.at(name);
             button.addEventListener("click", async () => {
+                const byKeyboard = document.activeElement === button;
                 button.disabled = true; // a second click cannot start a second job
                 pressed.add(button);
                 await ty.attempt(work);
                 pressed.delete(button);
                 if (ty.status) buttons(ty.status);
+                if (byKeyboard && document.activeElement === document.body) {
+                    const others = [button, ...ty.at("actions").children];
+                    others.find((one) => !one.hidden && !one.disabled)?.focus();
+                }
             });
         }
         for (const button of ty.at("actions").children) button.disabled = true;

@@ -90,11 +90,11 @@
         lines.push(ty.el("p", {class: "trainyard_file"}, ty.el("span", {}, "Writes"), " ",
             ty.el("code", {}, found.file)));
         if (found.named) {
-            lines.push(ty.el("p", {class: "trainyard_todo"}, `${found.named.what}; ${found.named.cure}:`,
+            lines.push(ty.el("p", {class: "trainyard_todo"}, ty.titled(`${found.named.what}; ${found.named.cure}:`),
                 ...instead(found.named)));
         }
         for (const warning of found.warnings) {
-            lines.push(ty.el("p", {class: "trainyard_warning"}, warning));
+            lines.push(ty.el("p", {class: "trainyard_warning"}, ty.titled(warning)));
         }
         lines.push(ty.el("div", {class: "trainyard_row"},
             ty.el("p", {id: "trainyard_cost"}, found.cost || "", found.cost ? " " : "",
@@ -151,7 +151,7 @@
             data.count ? ty.el("p", {}, ty.el("strong", {}, parts[0]), ", " + parts.slice(1).join(", ")) : null,
             ...data.problems.filter((one) => one.where !== "images").slice(0, 20)
                 .map((one) => ty.el("p", {class: "trainyard_bad"}, ty.told(one))),
-            ...data.warnings.map((text) => ty.el("p", {class: "trainyard_warning"}, text)),
+            ...data.warnings.map((text) => ty.el("p", {class: "trainyard_warning"}, ty.titled(text))),
             strip.length ? ty.el("div", {class: "trainyard_strip", tabindex: 0, role: "group",
                 "aria-label": "Pictures"}, ...strip) : null,
             frames.length > 1 ? ty.el("details", {}, ty.el("summary", {}, `Cut to ${frames.length} sizes`),

@@ -3,6 +3,7 @@
 
 (function (ty) {
     const LENGTH_BYTES = 8, HEADER_BYTES_MAX = 50e6; // of a .safetensors file
+    const MENU = "details.trainyard_menu";
     let presets = [];
 
     const chosen = () => ty.at("preset").value;
@@ -31,15 +32,11 @@
 
     async function load() {
         const {values} = await ty.ask("presets/load", {name: chosen()});
-        await ty.fillIn(values);
-        ty.say(`Preset loaded: ${chosen()}`, "good");
+        await ty.replaced(() => ty.fillIn(values), `Preset loaded: ${chosen()}`);
     }
 
     async function save() {
         const one = presets.find((preset) => preset.name === chosen());
-        const name = await ty.dialog({title: "Save as preset", yes: "Save", value: one && one.own ? one.name : "",
-            text: "All fields are saved but the ones that name your pictures and files."});
-        if (!name) return;
         const settings = await ty.settings();
         for (const field of ty.facts.fields) {
             const personal = field.required || field.picks || field.key === "name";
@@ -48,26 +45,30 @@
         // a concept that is not named yet is left to whoever loads it
         const unsaid = !(settings.original_prompt || "").trim() && !(settings.target_prompt || "").trim();
         for (const key of unsaid ? ["original_prompt", "target_prompt"] : []) delete settings[key];
-        try {
-            await ty.ask("presets/save", {name, settings});
-        } catch (error) {
-            const taken = error.problems.length === 1 && error.problems[0].what.includes("exists already");
-            if (!taken) throw error;
-            const sure = await ty.dialog({title: `Overwrite the preset ${name}?`, yes: "Overwrite", danger: true,
-                text: "Its old values are lost."});
-            if (!sure) return;
-            await ty.ask("presets/save", {name, settings, overwrite: true});
-        }
+        let taken = false;
+        const name = await ty.dialog({title: "Save as preset", yes: "Save", value: one && one.own ? one.name : "",
+            text: "All fields are saved but the ones that name your pictures and files.",
+            work: async (given) => {
+                try {
+                    await ty.ask("presets/save", {name: given, settings});
+                } catch (error) {
+                    taken = error.problems.length === 1 && error.problems[0].what.includes("exists already");
+                    if (!taken) throw error;
+                }
+            }});
+        if (!name) return;
+        if (taken && !await ty.dialog({title: `Overwrite the preset ${name}?`, yes: "Overwrite", danger: true,
+            text: "Its old values are lost."})) return;
+        if (taken) await ty.ask("presets/save", {name, settings, overwrite: true});
         await list(name);
         ty.say(`Preset saved: ${name}`, "good");
     }
 
     async function rename() {
         const old = chosen();
-        const name = await ty.dialog({title: `Rename the preset ${old}`, yes: "Rename", value: old});
-        if (!name || name === old) return;
-        await ty.ask("presets/rename", {old, new: name});
-        await list(name);
+        const name = await ty.dialog({title: `Rename the preset ${old}`, yes: "Rename", value: old,
+            work: async (given) => { if (given !== old) await ty.ask("presets/rename", {old, new: given}); }});
+        if (name && name !== old) await list(name);
     }
 
     async function remove() {
@@ -84,9 +85,9 @@
         const read = lora ? await header(file) : object(await file.text());
         if (!read) throw new Error(`${file.name} is no preset - drop a preset or a LoRA`);
         const {values, lost} = await ty.ask("presets/import", {settings: read});
-        await ty.fillIn(values);
         const lines = lost.map((one) => `${ty.told(one)}`);
-        ty.say([`Settings taken from ${file.name}`, ...lines].join("\n"), lines.length ? "" : "good");
+        const told = [`Settings taken from ${file.name}`, ...lines].join("\n");
+        await ty.replaced(() => ty.fillIn(values), told, lines.length ? "" : "good");
     }
 
     /** The JSON object in a text; null where there is none. */
@@ -125,7 +126,8 @@
     ty.takeFile = take;
 
     ty.starters.push(() => {
-        const actions = {load, save, rename, delete: remove, reset: ty.reset, download};
+        const reset = () => ty.replaced(ty.reset, "The settings are as they were at first; what it learns from is kept.");
+        const actions = {load, save, rename, delete: remove, reset, download};
         for (const [name, work] of Object.entries(actions)) {
             ty.at("preset_" + name).addEventListener("click", () => {
                 closeMenu();
@@ -151,10 +153,17 @@
         zone.addEventListener("dragover", over(true));
         zone.addEventListener("dragleave", over(false));
         zone.addEventListener("drop", over(false));
+        document.addEventListener("click", (event) => { if (!event.target.closest(MENU)) closeMenu(); });
+        document.addEventListener("keydown", (event) => {
+            const menu = event.key === "Escape" && ty.root.querySelector(`${MENU}[open]`);
+            if (!menu) return;
+            closeMenu();
+            menu.querySelector("summary").focus();
+        });
         ty.attempt(list);
     });
 
     function closeMenu() {
-        for (const menu of ty.root.querySelectorAll("details.trainyard_menu")) menu.open = false;
+        for (const menu of ty.root.querySelectorAll(MENU)) menu.open = false;
     }
 })(window.trainyard);

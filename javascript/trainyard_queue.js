@@ -31,7 +31,8 @@
         await ty.refresh();
         const other = ty.status.job && ty.status.job.id !== job.id ? ty.status.job.name : "";
         if (done.note) ty.say(`${job.name} is in the queue. ${done.note}`);
-        else ty.say(other ? `${job.name} comes next, when ${other} is done.` : `${job.name} goes on.`, "good");
+        else if (other) ty.say(`${job.name} comes next, when ${other} is done.`, "good");
+        else ty.say(kept(job) ? `${job.name} goes on.` : `Nothing of ${job.name} was saved; it begins anew.`, "good");
     });
 
     const again = (job) => ty.attempt(async () => {
@@ -48,18 +49,28 @@
     });
 
     const clear = () => ty.attempt(async () => {
-        const {kept: left} = await ty.ask("queue/clear", {});
+        await tellKept(await ty.ask("queue/clear", {}));
+    });
+
+    async function tellKept({kept: left}) {
         await ty.refresh();
         if (left === 1) ty.say("One job stays, because it can go on; Remove takes it off the list.", "good");
         else if (left) ty.say(`${left} jobs stay, because they can go on; Remove takes one off the list.`, "good");
+    }
+
+    const dismiss = (count) => ty.attempt(async () => {
+        if (!await ty.dialog({title: `Remove all ${count} that wait?`, yes: "Remove them", danger: true,
+            text: "Their settings are lost. LoRA files stay, and so does what can go on."})) return;
+        await tellKept(await ty.ask("queue/dismiss", {}));
     });
 
     async function take(job, edit) {
         const {settings} = await ty.ask(`jobs/${job.id}`);
         const {values} = await ty.ask("presets/import", {settings});
-        await ty.fillIn(values);
-        ty.editing = edit ? job.id : null;
-        ty.say(edit ? `You are editing the waiting job ${job.name}: change what you like, then save it.`
+        await ty.replaced(async () => {
+            await ty.fillIn(values);
+            ty.editing = edit ? job.id : null;
+        }, edit ? `You are editing the waiting job ${job.name}: change what you like, then save it.`
             : `The form now holds the settings of ${job.name}.`, edit ? "" : "good");
         ty.at("root").scrollIntoView({behavior: "smooth"});
         ty.at("side").scrollIntoView({block: "nearest"}); // with the button that saves the changes
@@ -77,11 +88,14 @@
         const table = jobs.length ? ty.el("ol", {id: "trainyard_jobs"}, ...shown.map((job) => row(job, waiting)))
             : ty.el("p", {class: "trainyard_hint"},
                 "Nothing here yet. Trainings that you start or add stand here, and run one after the other.");
-        const tools = ty.el("div", {class: "trainyard_row"},
+        const begin = ty.el("div", {class: "trainyard_row"}, // above the list, which may be long
             waiting.length && !status.running ? ty.button("Start the queue", () => ty.attempt(async () => {
                 await ty.ask("queue/start", {});
                 await ty.refresh();
             }), {id: "trainyard_queue_start", class: "trainyard_button trainyard_primary"}) : null,
+            waiting.length > 1 ? ty.button("Remove all that wait", () => dismiss(waiting.length),
+                {id: "trainyard_queue_dismiss"}) : null);
+        const tools = ty.el("div", {class: "trainyard_row"},
             shown.length < jobs.length ? ty.button(`Show all ${jobs.length}`, () => {
                 all = true;
                 drawQueue(ty.status);
@@ -91,9 +105,15 @@
         const place = ty.at("queue");
         const focused = place.contains(document.activeElement) ? document.activeElement.id : "";
         if (!place.querySelector("details[open], button:active")) { // a press would be lost
-            ty.fill(place, ty.el("h2", {class: "trainyard_heading"}, "Queue"), table, tools);
-            if (focused && document.getElementById(focused)) document.getElementById(focused).focus();
+            ty.fill(place, ty.el("h2", {class: "trainyard_heading"}, "Queue"), begin, table, tools);
+            refocus(focused && document.getElementById(focused));
         }
+    }
+
+    /** The keyboard stays where it was, or beside it where that can be pressed no longer. */
+    function refocus(button) {
+        if (!button) return;
+        (button.disabled ? button.parentElement.querySelector("button:enabled") : button)?.focus();
     }
 
     const rank = (job) => {
@@ -127,7 +147,7 @@
             const ended = ["failed", "cancelled", "interrupted"].includes(job.state);
             if (training && place < 0 && (kept(job) || job.state === "interrupted")) {
                 tools.push(tool("on", "Go on", kept(job) ? `Go on after step ${job.saved_step}, before all that wait`
-                    : "Go on with what there is of it, before all that wait", () => goOn(job)));
+                    : "Nothing of it was saved: begin anew, before all that wait", () => goOn(job)));
             }
             if (ended) {
                 tools.push(tool("again", "Run again", "Queue it again from the beginning", () => again(job)));
@@ -144,7 +164,7 @@
                 ty.el("span", {class: "trainyard_job_name"}, ty.el("strong", {}, job.name), " ",
                     ty.el("small", {}, ty.facts.methods[job.method] || "Grid of pictures")),
                 ...facts.filter(Boolean)),
-            job.error ? ty.el("p", {class: "trainyard_bad"}, job.error) : null,
+            job.error ? ty.el("p", {class: "trainyard_bad"}, ty.titled(job.error)) : null,
             ty.el("div", {class: "trainyard_tools"}, ...tools));
     }
 
@@ -275,6 +295,10 @@
             }
         });
         ty.attempt(listRuns);
+        // the log folder may be another one since it was last in sight
+        new IntersectionObserver(([results]) => {
+            if (results.isIntersecting) listRuns().catch(() => {}); // a lost server is told elsewhere
+        }).observe(ty.at("results"));
         window.addEventListener("resize", ty.later(() => {
             drawnRuns = ""; // its chart is as wide as the page was
             ty.attempt(drawRuns);

@@ -78,6 +78,17 @@ def test_clear_leaves_what_can_go_on(bench: Bench) -> None:
     assert folder.is_dir()
 
 
+def test_what_waits_goes_at_once_but_for_what_can_go_on(bench: Bench) -> None:
+    hat = stopped(bench, "hat")
+    folder = note_state(bench, hat)
+    bench.yard.store.requeue(hat["id"], resume=True)
+    for name in ("one", "two"):
+        bench.post("jobs", {"settings": bench.settings(name=name)})
+    assert bench.post("queue/dismiss", {}) == {"removed": 2, "kept": 1}
+    assert names(bench, "queued") == ["hat"]
+    assert folder.is_dir()
+
+
 def test_clear_leaves_a_job_that_ends_meanwhile(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,6 +171,10 @@ def test_only_the_blocks_that_a_checkpoint_has_are_shown(
     form.until(shown(26), 120)
 
 
+FOUND = (
+    "return document.getElementById('trainyard_' + arguments[0]).classList"
+    ".contains('trainyard_found')"
+)
 VISIBLE = "return document.getElementById('trainyard_' + arguments[0]).offsetParent !== null"
 
 
@@ -390,3 +394,86 @@ def test_each_tab_of_the_browser_keeps_its_own_form(form: Page) -> None:
         if form.driver.current_window_handle != first:
             form.driver.close()
         form.driver.switch_to.window(first)
+
+
+def undone(form: Page) -> None:
+    form.press("undo")
+    form.until(said("as it was before"))
+
+
+def test_what_replaces_the_form_is_told_and_can_be_taken_back(form: Page) -> None:
+    form.write(rank="3", lr_power="1.5")
+    form.press("preset_reset")
+    form.until(said("as they were at first"))
+    assert form.read("rank") != "3"
+    undone(form)
+    assert (form.read("rank"), form.read("lr_power")) == ("3", "1.5")
+    form.script("""
+        const box = document.getElementById('trainyard_preset');
+        box.value = 'Multi-ADDifT';
+        box.dispatchEvent(new Event('change'));
+    """)
+    form.press("preset_load")
+    form.until(said("Preset loaded: Multi-ADDifT"))
+    assert form.script("return trainyard.method") == "multi_addift"
+    undone(form)
+    assert form.script("return trainyard.method") == "lora"
+    assert (form.read("rank"), form.read("lr_power")) == ("3", "1.5")
+
+
+def test_a_name_that_cannot_be_used_is_mended_in_its_dialog(form: Page) -> None:
+    form.press("preset_save")
+    form.until("document.getElementById('trainyard_dialog_text')")
+    form.script("document.getElementById('trainyard_dialog_text').value = 'a/b'")
+    form.press("dialog_yes")
+    form.until("document.querySelector('dialog[open] .trainyard_bad').innerText.includes('a/b')")
+    form.script("document.getElementById('trainyard_dialog_text').value = 'mended'")
+    form.press("dialog_yes")
+    form.until(said("Preset saved: mended"))
+    form.press("preset_delete")
+    form.until("document.getElementById('trainyard_dialog_yes')")
+    form.press("dialog_yes")
+    form.until("![...document.querySelectorAll('option')].some((one) => one.value === 'mended')")
+
+
+def test_a_menu_closes_when_something_else_is_wanted(form: Page) -> None:
+    is_open = "document.querySelector('.trainyard_menu').open"
+    press = "document.querySelector('.trainyard_menu summary').click()"
+    form.script(press)
+    assert form.script(f"return {is_open}")
+    form.script("document.getElementById('trainyard_plan').click()")
+    form.until(f"!{is_open}")
+    form.script(press)
+    form.script(
+        "document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true}))"
+    )
+    form.until(f"!{is_open}")
+    assert form.script("return document.activeElement.innerText") == "More"
+
+
+def test_a_search_finds_what_stands_above_and_what_is_explained(form: Page) -> None:
+    look = """
+        const box = document.getElementById('trainyard_search');
+        box.value = arguments[0];
+        box.dispatchEvent(new Event('input'));
+    """
+    form.script(look, "trigger")
+    assert "Trigger word" in form.text("search_above")
+    form.script("document.querySelector('#trainyard_search_above a').click()")
+    focused = "return document.activeElement.closest('.trainyard_field').id"
+    assert form.script(focused) == "trainyard_trigger_word"
+    form.script(look, "pseudo-l1")  # a choice
+    assert form.script(FOUND, "loss")
+    form.script(look, "outliers")  # in an explanation alone
+    assert form.script(FOUND, "huber_schedule")
+    assert not form.script(FOUND, "loss")
+    form.script(look, "")
+    assert form.text("search_above") == ""
+
+
+def test_settings_are_named_as_the_form_names_them(form: Page) -> None:
+    titled = "return trainyard.titled(arguments[0])"
+    assert form.script(titled, "rank: too many") == "Rank: too many"
+    assert form.script(titled, "lower batch_size, or rank") == "lower Batch size, or rank"
+    path = "/data/batch_size/batch_size.txt is no picture; lr_of_ours stays"
+    assert form.script(titled, path) == path

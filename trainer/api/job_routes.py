@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from fastapi import Request
 
@@ -38,7 +38,11 @@ def add_queue_routes(routes: Routes, yard: Yard) -> None:
 
     async def clear(request: Request) -> object:
         del request
-        return await in_thread(lambda: _clear(yard))
+        return await in_thread(lambda: _clear(yard, FINISHED))
+
+    async def dismiss(request: Request) -> object:
+        del request
+        return await in_thread(lambda: _clear(yard, {JobState.QUEUED}))
 
     asked = {"job": "the job whose curve is known", "since": "the last step that is known of it"}
     routes.add("GET", "status", read_status, "Queue, progress, newest loss values", query=asked)
@@ -46,6 +50,7 @@ def add_queue_routes(routes: Routes, yard: Yard) -> None:
     routes.add("GET", "schema", read_schema, "Every parameter of a training")
     routes.add("POST", "queue/start", start, "Begin to work on the queue")
     routes.add("POST", "queue/clear", clear, "Forget every job that has ended and cannot go on")
+    routes.add("POST", "queue/dismiss", dismiss, "Forget every job that waits to begin")
 
 
 def add_job_routes(routes: Routes, yard: Yard) -> None:
@@ -130,10 +135,10 @@ def _started(yard: Yard) -> str:
     return ""
 
 
-def _clear(yard: Yard) -> dict[str, int]:
-    ended = yard.store.jobs(FINISHED)
-    gone = {job.id for job in ended if yard.saved_step(job) is None}
-    return {"removed": yard.store.clear(only=gone), "kept": len(ended) - len(gone)}
+def _clear(yard: Yard, states: Collection[JobState]) -> dict[str, int]:
+    found = yard.store.jobs(states)
+    gone = {job.id for job in found if yard.saved_step(job) is None}
+    return {"removed": yard.store.clear(states, only=gone), "kept": len(found) - len(gone)}
 
 
 def _duplicate(yard: Yard, job_id: int, body: Body) -> object:

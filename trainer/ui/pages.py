@@ -51,7 +51,8 @@ SEARCH = """
 <div id="trainyard_search_row">
   <input type="search" id="trainyard_search" aria-label="Find a setting"
     placeholder="Find a setting, for example seed or snr">
-  <p id="trainyard_search_none" class="trainyard_hint" hidden>No setting of this name here.</p>
+  <p id="trainyard_search_above" class="trainyard_hint trainyard_todo"></p>
+  <p id="trainyard_search_none" class="trainyard_hint" hidden>No setting says that here.</p>
 </div>
 """
 JUMP = (
