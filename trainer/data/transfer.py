@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+PINS = ("cuda",)
+"""Kinds of devices that copy from pinned memory by themselves."""
+
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """A tensor of the main memory on a device.
@@ -14,6 +17,6 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 
     Source: PyTorch's documentation, "CUDA semantics", on pinned memory buffers.
     """
-    if torch.device(device).type != "cuda":
+    if torch.device(device).type not in PINS:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
