@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +25,7 @@ from trainer.optim.optimizers import (
     new_optimizer,
     warnings_of,
 )
+from trainer.optim.pieces import pieces
 from trainer.settings.groups import OptimizerSettings, TrainingSettings
 from trainer.settings.groups.optimizer import OPTIMIZERS
 from trainer.training.loop import Loop
@@ -154,6 +156,44 @@ def test_a_weight_may_get_its_first_gradient_later(kind: OptimizerKind) -> None:
         sink=ignore,
     )
     assert all(torch.isfinite(weight).all() for weight in (early, late))
+
+
+@pytest.mark.parametrize("kind", [row for row in INSTALLED if KINDS[row.id].asks])
+def test_pieces_learn_what_single_weights_do(
+    kind: OptimizerKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = Task(kind)
+    together.train(STEPS)
+    monkeypatch.setitem(KINDS, kind.name, replace(kind, asks=False))
+    apart = Task(kind)
+    apart.train(STEPS)
+    assert len(together.loop.state()[0]) < len(apart.loop.state()[0])
+    for ours, expected in zip(together.weights(), apart.weights(), strict=True):
+        assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_pieces_are_of_one_dtype_and_weights_stay_parts_of_them() -> None:
+    sizes = [(2, 3), (4,), (1, 2)]
+    dtypes = [torch.bfloat16, torch.float32, torch.bfloat16]
+    made = zip(sizes, dtypes, strict=True)
+    weights = [nn.Parameter(torch.randn(size).to(dtype)) for size, dtype in made]
+    before = [weight.detach().clone() for weight in weights]
+    first, second = pieces(weights)
+    assert [(one.whole.dtype, len(one.whole)) for one in (first, second)] == [
+        (torch.bfloat16, 8),
+        (torch.float32, 4),
+    ]
+    assert all(a.equal(b) for a, b in zip(weights, before, strict=True))
+    weights[2].grad = torch.ones(1, 2, dtype=torch.bfloat16)
+    first.gather()
+    second.gather()
+    assert first.whole.grad is not None
+    assert first.whole.grad.tolist() == [0] * 6 + [1] * 2
+    assert weights[2].grad is None
+    assert second.whole.grad is None
+    with torch.no_grad():
+        first.whole.fill_(3)
+    assert [float(weight.detach().sum()) for weight in (weights[0], weights[2])] == [18, 6]
 
 
 @pytest.mark.parametrize("kind", INSTALLED)

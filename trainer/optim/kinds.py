@@ -53,6 +53,8 @@ class OptimizerKind:
     """It finds its rate itself, one for all: learning rates are factors of that, and alike."""
     needs_rate: bool = False
     """It cannot make a step at a rate of 0, so that a warm-up has to begin above."""
+    asks: bool = False
+    """At each step it asks the device for numbers of each weight; it is to get them as `Piece`."""
     only_cuda: bool = False
     averages: bool = False
     """It needs no schedule: it averages instead, and knows `train()` and `eval()`."""
@@ -107,7 +109,7 @@ def _schedule_free(name: str) -> OptimizerKind:
 
 def _d_adaptation(name: str, *, needs_rate: bool = False) -> OptimizerKind:
     return OptimizerKind(
-        name, "dadaptation", name, D_ADAPTATION, one_rate=True, needs_rate=needs_rate
+        name, "dadaptation", name, D_ADAPTATION, one_rate=True, needs_rate=needs_rate, asks=True
     )
 
 
@@ -135,7 +137,7 @@ KINDS: dict[str, OptimizerKind] = {
             arguments={"scale_parameter": False, "relative_step": False},
         ),
         OptimizerKind("Lion", "lion_pytorch", "Lion", LION),
-        OptimizerKind("Prodigy", "prodigyopt", "Prodigy", PRODIGY, one_rate=True),
+        OptimizerKind("Prodigy", "prodigyopt", "Prodigy", PRODIGY, one_rate=True, asks=True),
         _d_adaptation("DAdaptAdam"),
         _d_adaptation("DAdaptLion"),
         _d_adaptation("DAdaptAdaGrad"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import torch
 from ..control import Control, Request
 from ..errors import TrainyardError
 from ..events import Sink, StepDone
+from ..optim.kinds import KINDS
 from ..optim.optimizers import ParameterGroup, averaged, begin, end, new_optimizer
+from ..optim.pieces import Piece, pieces
 from ..optim.schedules import Schedule
 from ..settings.groups import OptimizerSettings, TrainingSettings
 from .distributed import Team
@@ -97,7 +99,10 @@ class Loop:
         self.steps_per_epoch = steps_per_epoch
         self.step = 0
         self.smoothed_loss = math.nan
-        self.optimizer = new_optimizer(optimizer, self.groups)
+        self._pieces: list[Piece] = []
+        asks = KINDS[optimizer.optimizer].asks
+        taken = tuple(map(self._in_pieces, self.groups)) if asks else self.groups
+        self.optimizer = new_optimizer(optimizer, taken)
         begin(self.optimizer)
         self.schedule = Schedule(optimizer, self.optimizer, training.steps)
         device = self.parameters[0].device.type
@@ -178,9 +183,11 @@ class Loop:
             self.scaler.scale(loss).backward()
             total += loss.detach()
         total = self.team.sum_gradients(self.parameters, total)
+        for piece in self._pieces:
+            piece.gather()
         if self.training.max_grad_norm:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(self._optimized, self.training.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -238,12 +245,21 @@ class Loop:
 
         Some optimizers keep fp32 for weights in bf16, and would go on with rounded numbers.
         """
-        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
         for index, values in saved.items():
-            loaded = self.optimizer.state[weights[index]]
+            loaded = self.optimizer.state[self._optimized[index]]
             for name, value in values.items():
                 if isinstance(value, torch.Tensor) and value.dtype is not loaded[name].dtype:
                     loaded[name] = value.to(loaded[name].device)
+
+    @property
+    def _optimized(self) -> list[torch.nn.Parameter]:
+        """What the optimizer changes: the parameters, or the pieces that they are views of."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _in_pieces(self, group: ParameterGroup) -> ParameterGroup:
+        made = tuple(pieces(group.parameters))
+        self._pieces += made
+        return replace(group, parameters=tuple(piece.whole for piece in made))
 
     def _learning_rates(self) -> tuple[float, ...]:
         """One for each group; an optimizer may have split a group into several."""
