@@ -108,7 +108,17 @@ window.trainyard = window.trainyard || {
         place.className = kind ? "trainyard_" + kind : "";
         place.replaceChildren(...(text ? text.split("\n") : []).map((line) => ty.el("p", {}, line)));
         if (button) place.append(button);
+        // on a narrow screen its place is far below what was pressed
+        if (text && outOfSight(place)) {
+            place.classList.add("trainyard_afloat");
+            place.append(ty.button("\u00d7", () => ty.say(""), {"aria-label": "Close"}));
+        }
     };
+
+    function outOfSight(element) {
+        const {top, bottom} = element.getBoundingClientRect();
+        return element.offsetParent !== null && (bottom <= 0 || top >= window.innerHeight);
+    }
 
     /** Runs what a button does; a failure is told, never silent. */
     ty.attempt = async function (work) {

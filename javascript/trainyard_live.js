@@ -311,7 +311,7 @@
         ];
     }
 
-    /** On a narrow screen: the way to what runs, while that is out of sight. */
+    /** On a narrow screen: the way to what runs, and what it says, while that is out of sight. */
     function jump() {
         const link = ty.at("jump"), run = ty.at("run");
         link.addEventListener("click", (event) => {
@@ -319,6 +319,9 @@
             run.scrollIntoView({behavior: "smooth"});
         });
         new IntersectionObserver(([seen]) => { link.hidden = seen.isIntersecting; }).observe(run);
+        new IntersectionObserver(([seen]) => {
+            if (seen.isIntersecting) ty.at("message").classList.remove("trainyard_afloat");
+        }).observe(ty.at("actions"));
     }
 
     ty.starters.push(() => {

@@ -477,3 +477,25 @@ def test_settings_are_named_as_the_form_names_them(form: Page) -> None:
     assert form.script(titled, "lower batch_size, or rank") == "lower Batch size, or rank"
     path = "/data/batch_size/batch_size.txt is no picture; lr_of_ours stays"
     assert form.script(titled, path) == path
+
+
+def test_on_a_narrow_screen_what_is_said_far_below_comes_into_sight(form: Page) -> None:
+    wide = form.driver.get_window_size()
+    form.driver.set_window_size(420, 900)
+    try:
+        form.script("document.getElementById('trainyard_presets').scrollIntoView()")
+        time.sleep(0.3)
+        form.press("preset_reset")
+        form.until(said("as they were at first"))
+        box = "document.getElementById('trainyard_message').getBoundingClientRect()"
+        assert form.script(f"return {box}.bottom <= innerHeight && {box}.top > 0")
+        assert form.script(f"return {box}.left >= 0 && {box}.right <= innerWidth")
+        form.script("document.getElementById('trainyard_run').scrollIntoView()")
+        form.until("!document.querySelector('.trainyard_afloat')")  # it is back in its place
+        form.script("document.getElementById('trainyard_presets').scrollIntoView()")
+        form.press("undo")
+        form.until(said("as it was before"))
+        form.script("document.querySelector('.trainyard_afloat [aria-label=Close]').click()")
+        assert form.text("message") == ""
+    finally:
+        form.driver.set_window_size(wide["width"], wide["height"])
