@@ -196,6 +196,7 @@ class Webui:
     zero_terminal_snr: str = "on"
     style: PromptStyle = STYLE
     vae_scale: float = 1.0
+    checkpoint_hash: str = "0123abcd"
 
 
 class SetHost(StandaloneHost):
@@ -222,6 +223,7 @@ class SetHost(StandaloneHost):
                 object.__setattr__(encoder, "row", row)
             model.style = webui.style
             model.vae.quant_conv.weight.mul_(webui.vae_scale)
+            model.origin = replace(model.origin, legacy_hash=webui.checkpoint_hash)
             yield model
 
 
@@ -286,6 +288,16 @@ def test_another_vae_is_refused_where_it_has_taught_something(in_webuis: InWebui
     assert not same_file(whole, cut), "nothing was learnt with the former one"
     whole, cut, _ = in_webuis("ileco", 3, vae_scale=0.5)
     assert same_file(whole, cut), "it has no pictures"
+
+
+def test_another_checkpoint_of_the_name_is_refused_where_it_has_taught_something(
+    in_webuis: InWebuis,
+) -> None:
+    with pytest.raises(BadInput, match="checkpoint: is another file of that name.*0123abcd"):
+        in_webuis("ileco", 3, checkpoint_hash="4567cdef")
+    in_webuis("ileco", 1, checkpoint_hash="4567cdef")
+    whole, cut, _ = in_webuis("lora", 3, checkpoint_hash="")  # a host that does not tell it
+    assert same_file(whole, cut) is False, "the file tells the hash, where there is one"
 
 
 def test_other_embeddings_are_told_of_where_prompts_may_name_them(in_webuis: InWebuis) -> None:

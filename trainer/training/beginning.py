@@ -17,6 +17,9 @@ from ..settings.groups import CaptionSettings, ConceptSettings, ModelSettings, P
 from ..settings.methods import METHODS
 from ..settings.schema import JobSettings
 
+FORMER = "put the former one back, or begin anew"
+"""What to do about a model that has been replaced."""
+
 
 @dataclass(frozen=True)
 class Lent:
@@ -36,6 +39,8 @@ class Lent:
     """A digest of those that prompts may name; "" where prompts are plain text."""
     vae: str
     """A digest of what encodes the pictures; "" where there are none."""
+    checkpoint_hash: str = ""
+    """See `Origin.legacy_hash`; "" where the host does not tell, and in older versions."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,7 @@ def _lent(model: DiffusionModel, settings: JobSettings) -> Lent:
         comma_reach=model.style.comma_reach,
         embeddings=model.style.embeddings_digest() if _has_syntax(settings) else "",
         vae=fingerprint((model.vae.encoder, model.vae.quant_conv)) if encodes else "",
+        checkpoint_hash=model.origin.legacy_hash,
     )
 
 
@@ -158,7 +164,10 @@ def _check_same(before: Lent, now: Lent) -> None:
     problems = []
     if before.family != now.family:
         what = f"is a model of the family {now.family} now, but was one of {before.family}"
-        problems.append(Problem("checkpoint", what, "put the former one back, or begin anew"))
+        problems.append(Problem("checkpoint", what, FORMER))
+    elif before.checkpoint_hash and now.checkpoint_hash not in ("", before.checkpoint_hash):
+        what = f"is another file of that name: its hash is {now.checkpoint_hash}, and was"
+        problems.append(Problem("checkpoint", f"{what} {before.checkpoint_hash}", FORMER))
     if before.vae != now.vae:
         what = "is not the one that encoded the pictures when the training began"
         cure = "put that one back, in the webui too, or begin anew"
