@@ -19,7 +19,7 @@ from trainer.models.text import Conditioning
 from trainer.networks import kohya
 from trainer.result import preview_prompt
 from trainer.run import run_job
-from trainer.settings.groups import ModelSettings, PreserveSettings
+from trainer.settings.groups import ModelSettings
 from trainer.settings.schema import parse
 from trainer.training.denoising import Denoising
 from trainer.training.encoding import (
@@ -53,14 +53,11 @@ def session(jobs: Jobs, tmp_path: Path) -> Callable[..., Session]:
     return make
 
 
-def test_the_prompts_and_the_picture_without_one_are_held() -> None:
-    assert held_prompts(PreserveSettings(preserve_prompts="a cat\n\na dog\na cat")) == (
-        "a cat",
-        "a dog",
-        "",
-    )
-    assert held_prompts(PreserveSettings(preserve_prompts=" \n")) == ()
-    assert held_prompts(PreserveSettings(preserve_prompts="a cat", preserve_share=0)) == ()
+def test_the_prompts_and_the_picture_without_one_are_held(session) -> None:
+    named = session(preserve_prompts="a cat\n\na dog\na cat")
+    assert held_prompts(named) == ("a cat", "a dog", "")
+    assert held_prompts(session(preserve_prompts=" \n")) == ()
+    assert held_prompts(session(preserve_prompts="a cat", preserve_share=0)) == ()
 
 
 @pytest.mark.parametrize(
@@ -195,6 +192,15 @@ def test_long_captions_are_cut_with_a_warning_or_refused(session, jobs) -> None:
     assert " ".join(["word"] * 20) in captions
     with pytest.raises(BadInput, match="its caption has 30 tokens, and 20 are allowed"):
         session(max_prompt_tokens=20, truncate_prompts=False)
+
+
+def test_long_held_prompts_are_cut_or_refused_too(session) -> None:
+    long = " ".join(["word"] * 30)
+    with pytest.raises(BadInput, match="preserve_prompts: .* has 30 tokens, and 20 are allowed"):
+        session(preserve_prompts=long, max_prompt_tokens=20, truncate_prompts=False)
+    batches = held_batches(session(preserve_prompts=long, max_prompt_tokens=20))
+    drawn = {prompt for _ in range(8) for prompt in next(batches).prompts}
+    assert drawn == {" ".join(["word"] * 20), ""}
 
 
 def test_each_line_of_a_caption_file_is_counted_by_itself(session, jobs) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..settings.groups import PreserveSettings, PriorSettings
+from ..settings.groups import PriorSettings
 from ..training.denoising import Denoising
 from ..training.encoding import caption_encoder, encode_images
 from ..training.holding import held_batches, held_prompts
@@ -31,8 +31,7 @@ def train(session: Session) -> Outcome:
     prior = session.settings[PriorSettings]
     data = encode_images(session)
     held = held_batches(session)
-    kept = held_prompts(session.settings[PreserveSettings])
-    denoising = Denoising(session, caption_encoder(session, data, kept))
+    denoising = Denoising(session, caption_encoder(session, data, held_prompts(session)))
     network = session.new_network()
 
     def loss_of_next_batch() -> torch.Tensor:

@@ -9,7 +9,6 @@ import torch
 
 from ..data.buckets import LATENT_CELL_PX
 from ..events import PhaseProgress, PhaseStarted
-from ..settings.checks import prompt_lines
 from ..settings.groups import (
     CaptionSettings,
     LossSettings,
@@ -80,10 +79,11 @@ def answered(
     return pools
 
 
-def held_prompts(settings: PreserveSettings) -> tuple[str, ...]:
+def held_prompts(session: Session) -> tuple[str, ...]:
     """What is held: the prompts, each once, and the empty one; nothing if there are none."""
-    prompts = tuple(prompt for prompt in prompt_lines(settings.preserve_prompts) if prompt)
-    return tuple(dict.fromkeys((*prompts, ""))) if prompts and settings.preserve_share else ()
+    wanted = session.settings[PreserveSettings]
+    prompts = tuple(prompt for prompt in session.prompts(wanted.preserve_prompts) if prompt)
+    return tuple(dict.fromkeys((*prompts, ""))) if prompts and wanted.preserve_share else ()
 
 
 def held_count(batch_size: int, share: float) -> int:
@@ -106,7 +106,7 @@ def held_batches(session: Session) -> PoolBatches | None:
         Stopped: the user ended the job meanwhile.
     """
     wanted, pool = session.settings[PreserveSettings], session.settings[PoolSettings]
-    prompts = held_prompts(wanted)
+    prompts = held_prompts(session)
     if not prompts:
         return None
     loss, training = session.settings[LossSettings], session.settings[TrainingSettings]

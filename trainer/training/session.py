@@ -30,11 +30,11 @@ from ..settings.checks import prompt_lines
 from ..settings.groups import (
     CacheSettings,
     CaptionSettings,
+    LengthSettings,
     NetworkSettings,
     OptimizerSettings,
     OutputSettings,
     PictureSettings,
-    PromptSettings,
     TrainingSettings,
 )
 from ..settings.schema import JobSettings
@@ -138,7 +138,7 @@ class Session:
 
     def cut(self, prompt: str) -> str:
         """A prompt without the words at its end that go beyond the limit."""
-        most = self.settings[PromptSettings].max_prompt_tokens
+        most = self.settings.get(LengthSettings).max_prompt_tokens
         return truncated(prompt, self.model.prompts.tokens, most)
 
     def check_stopped(self) -> None:

@@ -24,10 +24,12 @@ from ..settings.groups import (
     ConceptSettings,
     DataSettings,
     DirectionSettings,
+    LengthSettings,
     MaskSettings,
     PairSettings,
     PictureMaskSettings,
     PictureSettings,
+    PreserveSettings,
     PriorSettings,
     PromptSettings,
     SuffixSettings,
@@ -172,9 +174,9 @@ def long_captions(
 def long_prompts(settings: JobSettings) -> list[Problem]:
     """Prompts beyond the limit, unless they may be cut."""
     uses = METHODS[settings.method].uses
-    if not uses(PromptSettings) or settings[PromptSettings].truncate_prompts:
+    if not uses(LengthSettings) or settings[LengthSettings].truncate_prompts:
         return []
-    most = settings[PromptSettings].max_prompt_tokens
+    most = settings[LengthSettings].max_prompt_tokens
     problems = []
     for name, prompt in dict.fromkeys(_prompts(settings)):
         count = _token_count(prompt)
@@ -188,6 +190,11 @@ def long_prompts(settings: JobSettings) -> list[Problem]:
 def _prompts(settings: JobSettings) -> Iterator[tuple[str, str]]:
     """Every prompt that is encoded, with the field that it is from."""
     uses = METHODS[settings.method].uses
+    if uses(PreserveSettings):
+        held = prompt_lines(settings[PreserveSettings].preserve_prompts)
+        yield from (("preserve_prompts", prompt) for prompt in held)
+    if not uses(PromptSettings):
+        return
     originals = prompt_lines(settings[PromptSettings].original_prompt)
     if uses(PairSettings):
         trigger = settings[PictureSettings].trigger_word
@@ -196,7 +203,7 @@ def _prompts(settings: JobSettings) -> Iterator[tuple[str, str]]:
     if not uses(ConceptSettings):
         return
     concept = settings[ConceptSettings]
-    for name in ("target_prompt", "neutral_prompt", "preserve_prompts"):
+    for name in ("target_prompt", "neutral_prompt"):
         yield from ((name, prompt) for prompt in prompt_lines(str(settings.values[name])))
     named = (*originals, *prompt_lines(concept.target_prompt), concept.neutral_prompt)
     for context, prompt in product(prompt_lines(concept.contexts), named):
