@@ -119,6 +119,19 @@ def test_it_learns(kind: OptimizerKind) -> None:
     assert float(task.loss().detach()) < 0.5 * before
 
 
+@pytest.mark.parametrize("kind", INSTALLED)
+def test_it_keeps_as_much_of_a_weight_as_the_estimate_says(kind: OptimizerKind) -> None:
+    side = 256
+    weight = nn.Parameter(torch.randn(side, side))
+    settings = OptimizerSettings(optimizer=kind.name, lr_scheduler="constant")
+    loop = Loop([ParameterGroup("unet", (weight,), 1e-3)], TrainingSettings(steps=2), settings)
+    for _ in range(2):
+        loop.update(lambda: weight.square().sum())
+    tensors, _ = loop.state()
+    kept = sum(tensor.nbytes for tensor in tensors.values()) / weight.nbytes
+    assert kept == pytest.approx(kind.keeps, abs=5 / side)  # rows, columns and counts
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", INSTALLED)
 def test_going_on_equals_never_having_stopped(kind: OptimizerKind, dtype: torch.dtype) -> None:

@@ -83,6 +83,9 @@ def test_what_it_adds_up(reorders: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     assert peak_mb(job(batch_size=2), found) - whole == pytest.approx(
         MARGIN * 514_800 * 128**2 / 2**20
     )
+    assert peak_mb(job(optimizer="Prodigy"), found) - whole == pytest.approx(
+        MARGIN * 2_659_840 * 16 * 8 / 2**20
+    )
     assert peak_mb(job(), found, [(512, 512), (512, 768)]) < whole
     some = peak_mb(job(gradient_checkpointing=True), found)
     assert peak_mb(job(gradient_checkpointing=True, checkpointed_parts="all"), found) < some

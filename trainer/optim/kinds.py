@@ -49,6 +49,8 @@ class OptimizerKind:
     """What must be installed for it; None: nothing more than Trainyard needs anyway."""
     arguments: Mapping[str, object] = field(default_factory=dict)
     """What makes it what its name says; a user's arguments may say otherwise."""
+    keeps: float = 2
+    """Numbers of float32's size that it keeps of each weight of a matrix."""
     one_rate: bool = False
     """It finds its rate itself, one for all: learning rates are factors of that, and alike."""
     needs_rate: bool = False
@@ -99,23 +101,35 @@ def _adam_mini(make: Make, rows: Rows, arguments: Mapping[str, Any]) -> torch.op
     return optimizer
 
 
-def _torch(name: str, attribute: str = "", **arguments: object) -> OptimizerKind:
-    return OptimizerKind(name, "torch.optim", attribute or name, arguments=arguments)
+def _torch(
+    name: str, attribute: str = "", *, keeps: float = 2, **arguments: object
+) -> OptimizerKind:
+    module = "torch.optim"
+    return OptimizerKind(name, module, attribute or name, arguments=arguments, keeps=keeps)
 
 
-def _schedule_free(name: str) -> OptimizerKind:
-    return OptimizerKind(name, "schedulefree", name, SCHEDULE_FREE, averages=True)
+def _schedule_free(name: str, *, keeps: float = 2) -> OptimizerKind:
+    return OptimizerKind(name, "schedulefree", name, SCHEDULE_FREE, keeps=keeps, averages=True)
 
 
-def _d_adaptation(name: str, *, needs_rate: bool = False) -> OptimizerKind:
+def _d_adaptation(name: str, *, keeps: float, needs_rate: bool = False) -> OptimizerKind:
     return OptimizerKind(
-        name, "dadaptation", name, D_ADAPTATION, one_rate=True, needs_rate=needs_rate, asks=True
+        *(name, "dadaptation", name, D_ADAPTATION),
+        keeps=keeps,
+        one_rate=True,
+        needs_rate=needs_rate,
+        asks=True,
     )
 
 
-def _bitsandbytes(name: str, attribute: str = "", **arguments: object) -> OptimizerKind:
-    module = "bitsandbytes.optim"
-    return OptimizerKind(name, module, attribute or name, BITSANDBYTES, arguments, only_cuda=True)
+def _bitsandbytes(
+    name: str, attribute: str = "", *, keeps: float, **arguments: object
+) -> OptimizerKind:
+    return OptimizerKind(
+        *(name, "bitsandbytes.optim", attribute or name, BITSANDBYTES, arguments),
+        keeps=keeps,
+        only_cuda=True,
+    )
 
 
 KINDS: dict[str, OptimizerKind] = {
@@ -126,36 +140,39 @@ KINDS: dict[str, OptimizerKind] = {
         _torch("NAdam"),
         _torch("RAdam"),
         _torch("Adamax"),
-        _torch("Adagrad"),
-        _torch("RMSprop"),
-        _torch("SGD"),
-        _torch("SGDNesterov", "SGD", momentum=0.9, nesterov=True),
+        _torch("Adagrad", keeps=1),
+        _torch("RMSprop", keeps=1),
+        _torch("SGD", keeps=0),
+        _torch("SGDNesterov", "SGD", keeps=1, momentum=0.9, nesterov=True),
         OptimizerKind(
             "AdaFactor",
             "transformers.optimization",
             "Adafactor",
             arguments={"scale_parameter": False, "relative_step": False},
+            keeps=0,  # a row and a column
         ),
-        OptimizerKind("Lion", "lion_pytorch", "Lion", LION),
-        OptimizerKind("Prodigy", "prodigyopt", "Prodigy", PRODIGY, one_rate=True, asks=True),
-        _d_adaptation("DAdaptAdam"),
-        _d_adaptation("DAdaptLion"),
-        _d_adaptation("DAdaptAdaGrad"),
-        _d_adaptation("DAdaptAdan"),
-        _d_adaptation("DAdaptSGD", needs_rate=True),
+        OptimizerKind("Lion", "lion_pytorch", "Lion", LION, keeps=1),
+        OptimizerKind(
+            "Prodigy", "prodigyopt", "Prodigy", PRODIGY, keeps=4, one_rate=True, asks=True
+        ),
+        _d_adaptation("DAdaptAdam", keeps=3),
+        _d_adaptation("DAdaptLion", keeps=2),
+        _d_adaptation("DAdaptAdaGrad", keeps=3),
+        _d_adaptation("DAdaptAdan", keeps=5),
+        _d_adaptation("DAdaptSGD", keeps=3, needs_rate=True),
         _schedule_free("AdamWScheduleFree"),
         _schedule_free("RAdamScheduleFree"),
-        _schedule_free("SGDScheduleFree"),
-        OptimizerKind("CAME", "came_pytorch", "CAME", CAME),
-        OptimizerKind("Tiger", "pytorch_optimizer", "Tiger", PYTORCH_OPTIMIZER),
-        OptimizerKind("AdamMini", "adam_mini", "Adam_mini", ADAM_MINI, build=_adam_mini),
-        _bitsandbytes("AdamW8bit"),
-        _bitsandbytes("Adam8bit"),
-        _bitsandbytes("Lion8bit"),
-        _bitsandbytes("SGDNesterov8bit", "SGD8bit", momentum=0.9, nesterov=True),
-        _bitsandbytes("PagedAdamW"),
-        _bitsandbytes("PagedAdamW32bit"),
-        _bitsandbytes("PagedAdamW8bit"),
-        _bitsandbytes("PagedLion8bit"),
+        _schedule_free("SGDScheduleFree", keeps=1),
+        OptimizerKind("CAME", "came_pytorch", "CAME", CAME, keeps=1),
+        OptimizerKind("Tiger", "pytorch_optimizer", "Tiger", PYTORCH_OPTIMIZER, keeps=1),
+        OptimizerKind("AdamMini", "adam_mini", "Adam_mini", ADAM_MINI, keeps=1, build=_adam_mini),
+        _bitsandbytes("AdamW8bit", keeps=0.5),
+        _bitsandbytes("Adam8bit", keeps=0.5),
+        _bitsandbytes("Lion8bit", keeps=0.25),
+        _bitsandbytes("SGDNesterov8bit", "SGD8bit", keeps=0.25, momentum=0.9, nesterov=True),
+        _bitsandbytes("PagedAdamW", keeps=2),
+        _bitsandbytes("PagedAdamW32bit", keeps=2),
+        _bitsandbytes("PagedAdamW8bit", keeps=0.5),
+        _bitsandbytes("PagedLion8bit", keeps=0.25),
     )
 }

@@ -13,17 +13,19 @@ from ..models.detect import Detection
 from ..models.model import compute_dtype
 from ..models.packing import STORAGES
 from ..networks.naming import BASE
+from ..optim.kinds import KINDS as OPTIMIZERS
 from ..settings.groups import (
     ModelSettings,
     NetworkSettings,
+    OptimizerSettings,
     SizeSettings,
     TrainingSettings,
 )
 from ..settings.schema import JobSettings
 
 CELL_PX = 8
-TRAINED_BYTES = 16
-"""Of every trained weight: itself, its gradient, and two averages of the optimizer, in float32."""
+TRAINED_BYTES = 4
+"""Of every trained weight, of its gradient, and of each number that the optimizer keeps of it."""
 ENCODED_PIXEL_BYTES = 4 * 128 * 4
 """Of every pixel that the VAE encodes: about four feature maps of 128 channels in float32."""
 MARGIN = 1.1
@@ -95,7 +97,8 @@ def peak_mb(
     per_rank = costs.unet_weights_a_rank + with_text * costs.text_weights_a_rank
     # What a layer keeps, and what a rank holds, grows with its width, its weights with the square.
     narrow = math.sqrt(share)
-    trained = per_rank * network.rank * narrow * TRAINED_BYTES
+    numbers = 2 + OPTIMIZERS[settings[OptimizerSettings].optimizer].keeps
+    trained = per_rank * network.rank * narrow * numbers * TRAINED_BYTES
     frames_px = frames_px or (settings[SizeSettings].image_size_px,)
     pixels = max(height * width for height, width in frames_px)
     kept = costs.kept_bytes
