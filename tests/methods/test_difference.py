@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from trainer import measure
+from trainer.data.batches import BatchOrder
 from trainer.errors import BadInput
 from trainer.events import Event, Saved, StepDone
 from trainer.hosts.standalone import StandaloneHost
@@ -198,3 +199,22 @@ def test_a_prompt_beyond_the_limit_is_refused_or_cut(method: str, run: Run) -> N
     file, _, _ = run(method, original_prompt=many, name="long", **cut)
     same, _, _ = run(method, original_prompt="word " * 20, name="same")
     assert equal(file, same)
+
+
+def test_the_second_pass_goes_on_in_the_order_of_the_first(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[tuple[int, int]] = []
+    following = BatchOrder.__next__
+
+    def noted(order: BatchOrder) -> tuple[int, ...]:
+        batch = following(order)
+        places.append(order.place)
+        return batch
+
+    monkeypatch.setattr(BatchOrder, "__next__", noted)
+    run("difference")
+    assert places == [(epoch, 0) for epoch in range(6)]
+    places.clear()
+    run("difference", name="other", second_pass={"batch_size": 2})
+    assert places[3:] == [(epoch, 0) for epoch in range(3)], "batches of its own size"

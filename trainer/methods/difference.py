@@ -9,7 +9,7 @@ import torch
 from ..control import Request
 from ..events import Notice
 from ..networks.network import Network
-from ..settings.groups import CopierSettings, OutputSettings
+from ..settings.groups import CopierSettings, OutputSettings, TrainingSettings
 from ..training.denoising import Denoising
 from ..training.encoding import encode_pairs, pair_order, prompt_encoder
 from ..training.loop import LossFunction, Outcome
@@ -40,7 +40,9 @@ def train(session: Session) -> Outcome:
             return outcome
     assert network is not None
     copier.requires_grad_(False)
-    data = replace(data, order=pair_order(second, data.dataset))
+    first, then = (one.settings[TrainingSettings].batch_size for one in (session, second))
+    if then != first:  # else the order goes on where the first pass has left it
+        data = replace(data, order=pair_order(second, data.dataset))
     with copier:
         loss = _loss(second, data, of_targets=True)
         with network:
