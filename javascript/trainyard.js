@@ -76,7 +76,8 @@ window.trainyard = window.trainyard || {
         const titles = new Map([...ty.facts.grid, ...ty.facts.fields].map((one) => [one.key, one.title]));
         // not a part of a path; a key of one word, such as rank, is a word of any text
         return text.replace(/^([a-z]+): /gm, (whole, key) => (titles.has(key) ? `${titles.get(key)}: ` : whole))
-            .replace(/(?<![\w/\\.-])[a-z]+(_[a-z0-9]+)+(?![\w/\\-]|\.\w)/g, (key) => titles.get(key) || key);
+            .replace(/(^|[^\w/\\.-])([a-z]+(?:_[a-z0-9]+)+)(?![\w/\\-]|\.\w)/gm,
+                (whole, before, key) => before + (titles.get(key) || key));
     };
 
     const sentence = (problem) => ty.titled(problem.what + (problem.cure ? " - " + problem.cure : ""));
