@@ -145,9 +145,12 @@ window.trainyard = window.trainyard || {
                 : ty.el("input", {type: "text", value, "aria-label": title, id: "trainyard_dialog_text",
                     required: true, pattern: ".*\\S.*", title: "A name"});
             const wrong = ty.el("p", {class: "trainyard_bad", role: "alert"});
+            let busy = false;
             const answer = (given) => { box.close(); box.remove(); resolve(given); };
             const form = ty.el("form", {method: "dialog", onsubmit: async (event) => {
                 event.preventDefault();
+                if (busy) return; // once is enough
+                busy = true;
                 const given = input ? input.value.trim() : true;
                 try {
                     await work(given);
@@ -155,6 +158,7 @@ window.trainyard = window.trainyard || {
                 } catch (error) {
                     wrong.textContent = error.message;
                 }
+                busy = false;
             }},
             ty.el("h2", {}, title), text ? ty.el("p", {}, text) : null, input, wrong,
             ty.el("div", {class: "trainyard_row"},
