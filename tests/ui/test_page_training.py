@@ -281,23 +281,23 @@ def test_the_keyboard_stays_where_it_was_and_what_waits_goes_at_once(form: Page)
     from selenium.webdriver.common.keys import Keys
 
     focused = "document.activeElement.id"
-    for name in ("first", "second", "third"):
-        form.write(name=name, steps="400")
+    for name in ("row-1", "row-2", "row-3"):
+        form.write(name=name, steps="4000")
         form.press("enqueue")
         form.until(f"{state(name)} === 'queued'")
-    number = form.script("return trainyard.status.jobs.find((job) => job.name === 'second').id")
+    number = form.script("return trainyard.status.jobs.find((job) => job.name === 'row-2').id")
     up = form.driver.find_element("id", f"trainyard_job_{number}_up")
     up.send_keys(Keys.ENTER)
     form.until(f"{focused} === 'trainyard_job_{number}_down'")  # it is the first now
-    form.write(name="pressed", steps="400")
+    form.write(name="row-4", steps="4000")
     form.driver.find_element("id", "trainyard_start").send_keys(Keys.ENTER)
-    form.until(f"{state('second')} === 'running'")
+    form.until(f"{state('row-2')} === 'running'")
     form.until(f"{focused} === 'trainyard_enqueue'")
     form.press("queue_dismiss")
     form.until("document.querySelector('dialog[open]')?.innerText.includes('all 3 that wait')")
     form.press("dialog_yes")
     waiting = "trainyard.status.jobs.filter((job) => job.state === 'queued').length"
     form.until(f"{waiting} === 0")
-    assert form.script(f"return {state('second')}") == "running"
+    assert form.script(f"return {state('row-2')}") == "running"
     form.awaited(f"return trainyard.ask('jobs/{number}/stop', {{save: false}})")
-    form.until(f"{state('second')} === 'cancelled'")
+    form.until(f"{state('row-2')} === 'cancelled'")
