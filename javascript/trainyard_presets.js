@@ -153,7 +153,8 @@
         zone.addEventListener("dragover", over(true));
         zone.addEventListener("dragleave", over(false));
         zone.addEventListener("drop", over(false));
-        document.addEventListener("click", (event) => { if (!event.target.closest(MENU)) closeMenu(); });
+        // not "click", which the form's own scripts send, too
+        document.addEventListener("pointerdown", (event) => { if (!event.target.closest(MENU)) closeMenu(); });
         document.addEventListener("keydown", (event) => {
             const menu = event.key === "Escape" && ty.root.querySelector(`${MENU}[open]`);
             if (!menu) return;
