@@ -80,12 +80,11 @@ window.trainyard = window.trainyard || {
                 (whole, before, key) => before + (titles.get(key) || key));
     };
 
-    const sentence = (problem) => ty.titled(problem.what + (problem.cure ? " - " + problem.cure : ""));
-    ty.sentence = sentence;
+    ty.sentence = (problem) => ty.titled(problem.what + (problem.cure ? " - " + problem.cure : ""));
 
     ty.told = function (problem) {
         const known = [...ty.facts.fields, ...ty.facts.grid].find((one) => one.key === problem.where);
-        return `${known ? known.title : problem.where}: ${sentence(problem)}`;
+        return `${known ? known.title : problem.where}: ${ty.sentence(problem)}`;
     };
 
     const GOOD_NEWS_MS = 8000;

@@ -35,7 +35,7 @@ ASKING = ("aten._local_scalar_dense", "aten.nonzero", "aten.equal")
 CROSSING = ("aten._to_copy", "aten.copy_")
 AUTOCAST = "AutocastPrivateUse1"
 
-_tensor, _generator, _data = torch.tensor, torch.Generator, torch._C.TensorBase.data
+_tensor, _data = torch.tensor, torch._C.TensorBase.data
 
 
 def is_possible() -> bool:

@@ -158,6 +158,7 @@ def test_no_optimizer_waits_for_each_weight(
     steady = {"optimizer": name, "learning_rate": rate, "lr_scheduler": "constant"}
     with pretended.pretended_device():
         losses("lora", pretended.DEVICE, **steady)
+    assert len(waited) == 3
     most = A_FEW if KINDS[name].asks else 0
     # what is made in the first step may come from the main memory
     assert all(step.total() <= most for step in waited[1:])

@@ -23,10 +23,12 @@ from trainer.models.model import DiffusionModel
 from trainer.models.prompts import PromptStyle
 from trainer.models.text import Embedding
 from trainer.networks import kohya
+from trainer.optim.kinds import KINDS
 from trainer.run import run_job
 from trainer.settings.groups import ModelSettings
 from trainer.settings.schema import parse
 from trainer.training.loop import Loop, LossFunction
+from trainer.training.state import StateError
 
 STEPS = 4
 BOTH_PASSES = 2 * STEPS
@@ -321,3 +323,20 @@ def test_the_settings_of_the_model_win_where_they_were_changed_before_anything_w
     run_job(changed, host, control=Control(), sink=ignore, resume=True)
     metadata = kohya.load(host.output_dir / "r.safetensors")[1]
     assert metadata["modelspec.prediction_type"] == "epsilon"
+
+
+def test_a_state_of_weights_one_by_one_is_refused_in_plain_words(
+    jobs: dict[str, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Prodigy's were before it got all weights in one piece."""
+    pytest.importorskip("prodigyopt")
+    more = {"optimizer": "Prodigy", "learning_rate": 1.0, "save_state_every_steps": 1}
+    settings = parse({**jobs["lora"], "method": "lora", "name": "r", **more})
+    host = StandaloneHost(tmp_path, tmp_path / "out", "cpu")
+    with monkeypatch.context() as patched:
+        patched.setitem(KINDS, "Prodigy", replace(KINDS["Prodigy"], asks=False))
+        patched.setattr(Loop, "update", dying(3))
+        with pytest.raises(Died):
+            run_job(settings, host, control=Control(), sink=ignore)
+    with pytest.raises(StateError, match="does not fit this job: .* - begin anew"):
+        run_job(settings, host, control=Control(), sink=ignore, resume=True)

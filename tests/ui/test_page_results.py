@@ -76,3 +76,22 @@ def test_a_grid_shows_what_the_save_points_of_a_run_draw(form: Page) -> None:
     assert size[1] > 2 * 64, "two files"
     refused = "422"  # the wrong number above, which the browser notes as an error
     assert [error for error in form.console_errors() if refused not in error] == []
+
+
+def test_results_are_asked_for_anew_when_they_come_into_sight(form: Page) -> None:
+    form.script("document.getElementById('trainyard_form').scrollIntoView()")
+    form.script("document.getElementById('trainyard_results').style.display = 'none'")
+    time.sleep(0.5)
+    form.script("""
+        window.asked = 0;
+        const real = window.fetch;
+        window.fetch = (...given) => {
+            asked += String(given[0]).endsWith('/runs');
+            return real(...given);
+        };
+    """)
+    time.sleep(0.5)
+    assert form.script("return asked") == 0
+    form.script("document.getElementById('trainyard_results').style.display = ''")
+    form.script("document.getElementById('trainyard_results').scrollIntoView()")
+    form.until("asked === 1")

@@ -206,7 +206,8 @@ class Recorder:
                 return True
             part.loop.restore(_below(saved.tensors, OPTIMIZER), saved.values)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise StateError(f"the saved state does not fit this job: {error}") from error
+            cure = "begin anew, or go on with the version of Trainyard that saved it"
+            raise StateError(f"the saved state does not fit this job: {error} - {cure}") from error
         # One of a GPU fits no CPU, nor the reverse; a batch's seed follows from its number anyway.
         with contextlib.suppress(RuntimeError):
             part.generator.set_state(saved.tensors[RANDOM])
