@@ -112,6 +112,14 @@ def test_checkpointing_is_compared_with_a_plain_step_where_activations_count(
     assert 0.1 < float(compared[12]) < 0.9  # x the peak memory
 
 
+@pytest.mark.parametrize(("given", "compiles"), [([], False), (["--only", "lora-compiled"], True)])
+def test_what_takes_minutes_to_begin_is_measured_only_when_named(monkeypatch, given, compiles):
+    asked = []
+    monkeypatch.setattr(bench, "measure_all", lambda works, *_: asked.extend(works) or [])
+    assert cli.main(["bench", *given]) == 0
+    assert ("lora-compiled" in asked) is compiles
+
+
 def test_a_work_that_is_unknown_is_refused(capsys):
     assert cli.main(["bench", "--only", "lorra"]) == status.BAD_INPUT
     assert "there is no lorra" in capsys.readouterr().err

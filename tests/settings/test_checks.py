@@ -30,6 +30,12 @@ JOB = {"method": "lora", "checkpoint": "model.safetensors", "images": "pictures"
         ({"lr_warmup_steps": 1000}, "lr_warmup_steps", "does not end", "use at most 500"),
         ({"lr_scheduler": "piecewise_constant"}, "lr_step_rules", "is missing", "1:100"),
         ({"lr_step_rules": "1:10,0.1"}, "lr_step_rules", "has no effect", "empty it"),
+        (
+            {"torch_compile": True, "rank_dropout": 0.1, "module_dropout": 0.1},
+            "torch_compile",
+            "is on beside rank_dropout and module_dropout",
+            "the dropouts to 0",
+        ),
     ],
 )
 def test_values_that_do_not_go_together(
@@ -50,6 +56,8 @@ def test_values_that_do_not_go_together(
         {"steps": 500, "save_every_steps": 500},
         {"lr_warmup_steps": 999},
         {"steps": 1, "lr_warmup_steps": 0},
+        {"torch_compile": True},
+        {"network_dropout": 0.1},
         {"lr_scheduler": "piecewise_constant", "lr_step_rules": "1:100, 0.1:400, 0.01"},
     ],
 )

@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 
 from ..control import Control
 from ..data.buckets import LATENT_CELL_PX
-from ..events import ignore
+from ..events import Sink, ignore
 from ..methods import TRAIN
 from ..models.model import DiffusionModel
 from ..networks.network import Network
@@ -46,6 +46,8 @@ class Setup:
     precisions: tuple[str, ...] = ("fp32",)
     batch: int = 1
     rounds: int = 5
+    sink: Sink = ignore
+    """Hears what the jobs tell their user."""
 
 
 class Place(NamedTuple):
@@ -120,7 +122,7 @@ def measure(
         host, control = BenchHost(model, folder / "out"), Control()
         began = Moment.now(setup.device)
         plan = make_plan(settings, host)
-        session = BenchSession(settings, plan, model, host, control=control, sink=ignore)
+        session = BenchSession(settings, plan, model, host, control=control, sink=setup.sink)
         session.watch_with(course)
         TRAIN[work.method](session)
     return _row(work, course, settings, began, setup)

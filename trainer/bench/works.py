@@ -36,6 +36,8 @@ class Work:
     """Another work that it is compared with."""
     least_px: int = 0
     """Smaller sizes would show nothing of it."""
+    when_named: bool = False
+    """Takes minutes before it begins, and is measured only when it is asked for."""
 
 
 WORKS: dict[str, Work] = {
@@ -53,6 +55,13 @@ WORKS: dict[str, Work] = {
             values={"gradient_checkpointing": True},
             against="lora",
             least_px=ACTIVATIONS_PX,
+        ),
+        Work(
+            "lora-compiled",
+            "LoRA, compiled",
+            values={"torch_compile": True},
+            against="lora",
+            when_named=True,
         ),
         Work(
             "ileco",

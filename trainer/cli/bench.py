@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import BadInput, Problem
+from ..events import Notice
 from .job_files import changed
 from .status import DONE
 
@@ -83,11 +84,13 @@ def _bench_speed(options: argparse.Namespace) -> int:
         precisions=tuple(options.precision or ["fp32"]),
         batch=options.batch,
         rounds=options.rounds,
+        sink=lambda event: print(event.text, flush=True) if isinstance(event, Notice) else None,
     )
     rows = []
+    usual = [work.name for work in WORKS.values() if not work.when_named]
     names = [options.checkpoint] if options.checkpoint else list(SIZES_PX)
     for row in measure_all(
-        options.only or WORKS, [(name, options.size or SIZES_PX[name]) for name in names], setup
+        options.only or usual, [(name, options.size or SIZES_PX[name]) for name in names], setup
     ):
         rows.append(row)
         where = f"{row.checkpoint} {row.size_px} px {row.precision}"

@@ -75,6 +75,22 @@ def step_rules_given(lr_scheduler: str, lr_step_rules: str) -> Problem | None:
     return None
 
 
+def nothing_drawn_compiled(
+    torch_compile: bool, network_dropout: float, rank_dropout: float, module_dropout: float
+) -> Problem | None:
+    """What is compiled once does not leave out something else in each step."""
+    rates = {
+        "network_dropout": network_dropout,
+        "rank_dropout": rank_dropout,
+        "module_dropout": module_dropout,
+    }
+    drawn = [name for name, rate in rates.items() if rate]
+    if not torch_compile or not drawn:
+        return None
+    what = f"is on beside {' and '.join(drawn)}, for which it would compile in every step"
+    return Problem("torch_compile", what, "switch it off, or set the dropouts to 0")
+
+
 def convolutions_sized(
     network: str, conv_rank: int | None, conv_alpha: float | None
 ) -> Problem | None:
@@ -214,6 +230,7 @@ RULES: tuple[Rule, ...] = (
     warmup_ends,
     one_warmup,
     step_rules_given,
+    nothing_drawn_compiled,
     convolutions_sized,
     convolutions_reached,
     factor_used,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,11 +140,8 @@ class Loop:
         self._watch.start()
         request = Request.CONTINUE
         while self.step < self.training.steps:
-            # However long it takes, a pause or pictures that are let through, it is no time of
-            # training: neither speed nor time left nor the log count it.
-            self._watch.stop()
-            request = control.checkpoint()
-            self._watch.start()
+            with self.off_the_clock():
+                request = control.checkpoint()
             request = self.team.agreed(request)
             if request is not Request.CONTINUE:
                 break
@@ -157,6 +154,18 @@ class Loop:
         self._report(sink)
         self._watch.stop()
         return Outcome(self.step, self.smoothed_loss, request)
+
+    @contextmanager
+    def off_the_clock(self) -> Iterator[None]:
+        """However long the `with` block takes, neither speed nor time left nor the log count it.
+
+        Such as a pause, or pictures that are let through.
+        """
+        self._watch.stop()
+        try:
+            yield
+        finally:
+            self._watch.start()
 
     def averaged(self) -> AbstractContextManager[None]:
         """The parameters as they are to be used and saved, for the length of a `with` block."""

@@ -34,6 +34,7 @@ from ..settings.groups import (
 )
 from ..settings.methods import METHODS
 from ..settings.schema import SECOND_PASS, JobSettings
+from .compiling import obstacle
 from .estimate import peak_mb
 from .sources import find_pictures, long_prompts
 from .unfinished import owner_of, state_files, state_folder, stopped_at
@@ -110,6 +111,8 @@ def make_plan(
         if not problems:
             collect(lambda rates=rates: try_out(rates, steps))  # type: ignore[misc]
         warnings += warnings_of(rates)
+    if any(one[TrainingSettings].torch_compile for one in settings.passes()):
+        problems += filter(None, [obstacle()])
     problems += long_prompts(settings)
     pictures = find_pictures(settings, decode_pictures, problems, warnings)
     samples = pictures.views

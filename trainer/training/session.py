@@ -9,7 +9,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -40,6 +40,7 @@ from ..settings.groups import (
 from ..settings.schema import JobSettings
 from .beginning import Beginning
 from .caches import Caches
+from .compiling import compiled
 from .csv_log import CsvLog
 from .distributed import current_team
 from .loop import Loop, LossFunction, Outcome
@@ -213,7 +214,7 @@ class Session:
         after_step = self._after_step(network, loop, data, saving, helpers)
         self.sink(PhaseStarted(title, self.settings[TrainingSettings].steps))
         self.spare_memory()
-        with self.training_mode():
+        with self.training_mode(), self._compiled(network, loop):
             outcome = loop.run(loss, control=self.control, sink=self.sink, after_step=after_step)
         if outcome.steps == 0:
             raise Stopped
@@ -325,6 +326,19 @@ class Session:
         """Moves to the main memory what the steps do not need, until something needs it."""
         model = self.model
         model.set_aside(model.vae, *(() if self.trains_text_encoder else model.text_encoders))
+
+    def _compiled(self, network: Network, loop: Loop) -> AbstractContextManager[None]:
+        """The UNet compiled for the length of a `with` block, if that is set."""
+        training = loop.training
+        if not training.torch_compile:
+            return nullcontext()
+        return compiled(
+            self.model.unet,
+            network.unet_parameters(),
+            batches=(training.steps - loop.step) * loop.own_batches,
+            sink=self.sink,
+            off_the_clock=loop.off_the_clock,
+        )
 
     @contextmanager
     def training_mode(self) -> Iterator[None]:

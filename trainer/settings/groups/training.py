@@ -59,6 +59,14 @@ class TrainingSettings:
         " they take. all: every block, for about 40 % more time in all; a step of SDXL then takes a"
         " tenth of its memory, one of SD1 a seventh. Choose it when memory still runs out.",
     )
+    torch_compile: bool = parameter(
+        False,
+        title="Compile",
+        help="Let torch turn the model's blocks into faster code before the first step: for long"
+        " trainings, as it takes minutes, and again for other sizes of pictures. The training then"
+        " says after how many batches that has paid on your machine. A GPU needs triton for it, a"
+        " CPU a C++ compiler.",
+    )
     seed: int = parameter(
         -1,
         minimum=-1,
