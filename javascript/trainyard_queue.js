@@ -103,17 +103,20 @@
             finished.length ? ty.button("Clear finished", clear, {id: "trainyard_queue_clear",
                 title: "Remove what has ended from the list, but for what can go on; files stay"}) : null);
         const place = ty.at("queue");
-        const focused = place.contains(document.activeElement) ? document.activeElement.id : "";
+        const focused = place.contains(document.activeElement) ? document.activeElement : null;
+        const number = [...place.querySelectorAll("li")].indexOf(focused?.closest("li"));
         if (!place.querySelector("details[open], button:active")) { // a press would be lost
             ty.fill(place, ty.el("h2", {class: "trainyard_heading"}, "Queue"), begin, table, tools);
-            refocus(focused && document.getElementById(focused));
+            if (focused) refocus(place, focused.id, number);
         }
     }
 
-    /** The keyboard stays where it was, or beside it where that can be pressed no longer. */
-    function refocus(button) {
-        if (!button) return;
-        (button.disabled ? button.parentElement.querySelector("button:enabled") : button)?.focus();
+    /** The keyboard stays where it was, or beside it where that is gone or can be pressed no longer. */
+    function refocus(place, id, number) {
+        const rows = place.querySelectorAll("li");
+        const next = rows[Math.min(number, rows.length - 1)]; // where the row of a removed job was
+        const button = document.getElementById(id) || [...next?.querySelectorAll("button:enabled") || []].pop();
+        (button?.disabled ? button.parentElement.querySelector("button:enabled") : button)?.focus();
     }
 
     const rank = (job) => {

@@ -285,16 +285,19 @@ def test_the_keyboard_stays_where_it_was_and_what_waits_goes_at_once(form: Page)
         form.write(name=name, steps="4000")
         form.press("enqueue")
         form.until(f"{state(name)} === 'queued'")
-    number = form.script("return trainyard.status.jobs.find((job) => job.name === 'row-2').id")
+    find = "return trainyard.status.jobs.find((job) => job.name === arguments[0]).id"
+    first, number, last = (form.script(find, f"row-{row}") for row in (1, 2, 3))
     up = form.driver.find_element("id", f"trainyard_job_{number}_up")
     up.send_keys(Keys.ENTER)
     form.until(f"{focused} === 'trainyard_job_{number}_down'")  # it is the first now
+    form.driver.find_element("id", f"trainyard_job_{first}_remove").send_keys(Keys.ENTER)
+    form.until(f"{focused} === 'trainyard_job_{last}_remove'")  # what took its place
     form.write(name="row-4", steps="4000")
     form.driver.find_element("id", "trainyard_start").send_keys(Keys.ENTER)
     form.until(f"{state('row-2')} === 'running'")
     form.until(f"{focused} === 'trainyard_enqueue'")
     form.press("queue_dismiss")
-    form.until("document.querySelector('dialog[open]')?.innerText.includes('all 3 that wait')")
+    form.until("document.querySelector('dialog[open]')?.innerText.includes('all 2 that wait')")
     form.press("dialog_yes")
     waiting = "trainyard.status.jobs.filter((job) => job.state === 'queued').length"
     form.until(f"{waiting} === 0")

@@ -56,8 +56,8 @@ def obstacle() -> Problem | None:
     """What is known to keep torch from compiling here, without a trial."""
     version = torch.__version__
     if tuple(map(int, version.split(".")[:2])) < LEAST_TORCH:
-        what = f"is on, but torch {version} cannot compile a model with a network beside it"
-        cure = f"switch it off; torch {'.'.join(map(str, LEAST_TORCH))} can"
+        what = f"is on, but torch {version} cannot compile a model beside a network"
+        cure = f"switch it off; it takes torch {'.'.join(map(str, LEAST_TORCH))} or newer"
         return Problem("torch_compile", what, cure)
     if torch.cuda.is_available() and not importlib.util.find_spec("triton"):
         what = "is on, for which torch needs the package triton on a GPU"
