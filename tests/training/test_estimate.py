@@ -12,10 +12,12 @@ from tests.modules import FULL_UNETS
 from tests.networks.small_models import full_model
 from trainer.models.detect import Detection
 from trainer.models.families import FAMILIES, SD1, SDXL
+from trainer.networks.adapter import Size, convolves
+from trainer.networks.kinds import KINDS
 from trainer.networks.naming import BASE
-from trainer.settings.groups import BLOCKS
+from trainer.settings.groups import BLOCKS, NetworkSettings
 from trainer.settings.schema import parse
-from trainer.training.estimate import COSTS, MARGIN, peak_mb
+from trainer.training.estimate import COSTS, MARGIN, _trained_weights, peak_mb
 
 CELLS = 64
 NAMES = [family.name for family in FAMILIES]
@@ -45,11 +47,29 @@ def test_weights(family: str) -> None:
     assert plain == costs.convolution_weights
     text = sum(p.numel() for encoder in model.text_encoders for p in encoder.parameters())
     assert text == costs.text_weights
-    a_rank = {True: 0, False: 0}
-    for target in model.targets(blocks=BLOCKS):
-        rows, columns = target.module.weight.shape[:2]
-        a_rank[target.block == BASE] += rows + columns
-    assert a_rank == {False: costs.unet_weights_a_rank, True: costs.text_weights_a_rank}
+
+
+PLAIN = ("lierla", "loha")
+
+
+@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("kind", [*PLAIN, "c3lier", "loha_conv"])
+def test_weights_of_a_network(family: str, kind: str) -> None:
+    model, costs = full_model(family), COSTS[family]
+    rank, conv_rank = 2, 3
+    found = {True: 0, False: 0}
+    for target in model.targets(blocks=BLOCKS, convolutions=kind not in PLAIN):
+        layer = target.module
+        size = Size(conv_rank if convolves(layer) else rank, 1.0)
+        with torch.device("meta"):
+            weights = KINDS[kind].build(layer, size).weights()
+        found[target.block == BASE] += sum(weight.numel() for weight in weights.values())
+    wanted = {"network": kind, "rank": rank, "alpha": rank}
+    if kind not in PLAIN:
+        wanted |= {"conv_rank": conv_rank, "conv_alpha": conv_rank}
+    for blocks, expected in ((BLOCKS[1:], found[False]), (BLOCKS, sum(found.values()))):
+        settings = job(**wanted, blocks=",".join(blocks))[NetworkSettings]
+        assert _trained_weights(costs, settings) == expected
 
 
 def job(**changes: object):

@@ -42,6 +42,8 @@ class NetworkKind:
     """Every tensor name that a group may hold in a file, besides alpha."""
     module: str
     """What files state as `ss_network_module`."""
+    products: int = 1
+    """How many products of low rank a layer has, at most: its weights are in proportion."""
     args: Mapping[str, str] = field(default_factory=dict)
     """What files state in `ss_network_args`, besides the convolutions' rank and alpha."""
 
@@ -77,6 +79,7 @@ KINDS: dict[str, NetworkKind] = {
             from_file=loha.from_file,
             tensor_names=loha.TENSOR_NAMES,
             module="lycoris.kohya",
+            products=2,
             args={"algo": "loha"},
         ),
         NetworkKind(
@@ -87,6 +90,7 @@ KINDS: dict[str, NetworkKind] = {
             from_file=loha.from_file,
             tensor_names=loha.TENSOR_NAMES,
             module="lycoris.kohya",
+            products=2,
             args={"algo": "loha"},
         ),
         NetworkKind(

@@ -12,6 +12,7 @@ from ..models.convolution import reordering_pays
 from ..models.detect import Detection
 from ..models.model import compute_dtype
 from ..models.packing import STORAGES
+from ..networks.kinds import KINDS as NETWORKS
 from ..networks.naming import BASE
 from ..optim.kinds import KINDS as OPTIMIZERS
 from ..settings.groups import (
@@ -43,6 +44,10 @@ class Costs:
     unet_weights_a_rank: int
     """Of a network on all attention and feed-forward layers."""
     text_weights_a_rank: int
+    resnet_weights_a_rank: int
+    """Of one for convolutions, beside those: on layers of the resnets without a kernel."""
+    kernel_weights_a_rank: int
+    """The same, on the convolutions that have one and their own rank."""
     kept_bytes: tuple[int, int]
     """Of every latent cell, kept for the backward pass: in float32, and in half precision."""
     kept_bytes_checkpointed: Mapping[str, tuple[int, int]]
@@ -51,17 +56,17 @@ class Costs:
 
 COSTS: Mapping[str, Costs] = {
     "sd1": Costs(
-        *(859_520_964, 569_674_240, 123_060_480, 423_936, 165_888),
+        *(859_520_964, 569_674_240, 123_060_480, 423_936, 165_888, 82_880, 544_000),
         (447_800, 295_200),
         {"attention": (114_000, 91_300), "all": (73_300, 41_800)},
     ),
     "sd2": Costs(
-        *(865_910_724, 544_893_440, 340_387_840, 432_128, 423_936),
+        *(865_910_724, 544_893_440, 340_387_840, 432_128, 423_936, 82_880, 544_000),
         (447_800, 295_200),
         {"attention": (114_000, 91_300), "all": (73_300, 41_800)},
     ),
     "sdxl": Costs(
-        *(2_567_463_684, 328_624_640, 816_081_920, 2_659_840, 903_168),
+        *(2_567_463_684, 328_624_640, 816_081_920, 2_659_840, 903_168, 58_560, 355_840),
         (828_700, 514_800),
         {"attention": (200_000, 138_400), "all": (80_600, 45_400)},
     ),
@@ -94,11 +99,10 @@ def peak_mb(
     weights = (costs.unet_weights + with_text * costs.text_weights) * share * a_weight
     if _device().type == "cpu" and computed is torch.bfloat16 and reordering_pays():
         weights += costs.convolution_weights * share * a_number
-    per_rank = costs.unet_weights_a_rank + with_text * costs.text_weights_a_rank
     # What a layer keeps, and what a rank holds, grows with its width, its weights with the square.
     narrow = math.sqrt(share)
     numbers = 2 + OPTIMIZERS[settings[OptimizerSettings].optimizer].keeps
-    trained = per_rank * network.rank * narrow * numbers * TRAINED_BYTES
+    trained = _trained_weights(costs, network) * narrow * numbers * TRAINED_BYTES
     frames_px = frames_px or (settings[SizeSettings].image_size_px,)
     pixels = max(height * width for height, width in frames_px)
     kept = costs.kept_bytes
@@ -107,6 +111,19 @@ def peak_mb(
     step = kept[half] * narrow * pixels / CELL_PX**2 * training.batch_size
     encoding = ENCODED_PIXEL_BYTES * narrow * pixels
     return (weights + trained + max(step, encoding)) * MARGIN / 2**20
+
+
+def _trained_weights(costs: Costs, network: NetworkSettings) -> int:
+    """Of a network on every layer that its kind trains; a LoKr has fewer, by its factor."""
+    kind = NETWORKS[network.network]
+    a_rank = costs.unet_weights_a_rank
+    if BASE in network.blocks:
+        a_rank += costs.text_weights_a_rank
+    kernels = 0
+    if kind.convolutions:
+        a_rank += costs.resnet_weights_a_rank
+        kernels = costs.kernel_weights_a_rank * (network.conv_rank or network.rank)
+    return kind.products * (a_rank * network.rank + kernels)
 
 
 def _device() -> torch.device:
