@@ -63,9 +63,9 @@ class TrainingSettings:
         False,
         title="Compile",
         help="Let torch turn the model's blocks into faster code before the first step: for long"
-        " trainings, as it takes minutes, and again for other sizes of pictures. The training then"
-        " says after how many batches that has paid on your machine. A GPU needs triton for it, a"
-        " CPU a C++ compiler.",
+        " trainings, as it takes minutes in which no picture is drawn, and again for other sizes of"
+        " pictures. The training then says after how many batches that has paid on your machine. It"
+        " needs torch 2.3, and on a GPU triton, on a CPU a C++ compiler.",
     )
     seed: int = parameter(
         -1,
