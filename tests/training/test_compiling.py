@@ -21,7 +21,7 @@ from torch import Tensor
 from tests.modules import tiny_modules
 from trainer.control import Control
 from trainer.errors import BadInput
-from trainer.events import Event, Notice, StepDone
+from trainer.events import Event, Notice, PhaseStarted, StepDone
 from trainer.hosts.standalone import StandaloneHost
 from trainer.networks.build import build_network
 from trainer.networks.network import Network
@@ -84,6 +84,10 @@ def losses(told: list[Event]) -> list[float]:
     return [event.loss for event in told if isinstance(event, StepDone)]
 
 
+def phases(told: list[Event]) -> list[str]:
+    return [event.title for event in told if isinstance(event, PhaseStarted)]
+
+
 def notices(told: list[Event]) -> list[str]:
     return [event.text for event in told if isinstance(event, Notice)]
 
@@ -99,10 +103,9 @@ def notices(told: list[Event]) -> list[str]:
 def test_a_job_trains_the_same(changes: dict[str, object], rounding: float, train: Train) -> None:
     plain, fast = train(**changes), train(**changes, torch_compile=True)
     assert losses(fast) == pytest.approx(losses(plain), rel=rounding)
-    told = [text for text in notices(fast) if text not in notices(plain)]
-    assert told[0].startswith("Compiling the model")
-    assert told[1].startswith("Compiled in ")
-    assert len(told) == 2
+    assert phases(fast) == [*phases(plain), "Compiling the model", "Training"]
+    (told,) = (text for text in notices(fast) if text not in notices(plain))
+    assert told.startswith("Compiled in ")
 
 
 @pytest.mark.usefixtures("quick")
@@ -153,7 +156,8 @@ class Little:
             self.unet,
             self.network.unet_parameters(),
             batches=10,
-            sink=lambda event: told.append(event.text),
+            phase=PhaseStarted("Training"),
+            sink=lambda event: told.append(getattr(event, "title", "") or event.text),
             off_the_clock=off_the_clock,
         )
 
@@ -190,7 +194,7 @@ def test_graphs_run_compiled_with_the_same_gradients_and_nothing_stays(
             each = len([1 for part in little.unet.modules() if isinstance(part, compiling.PARTS)])
             assert len(calls) == count + each
             assert all(calls)
-    assert [text.split()[0] for text in told] == ["off", "Compiling", "Compiled", "on"]
+    assert [text.split()[0] for text in told] == ["off", "Compiling", "Compiled", "Training", "on"]
     assert not [part for part in little.unet.modules() if "forward" in vars(part)]
     kept = weakref.ref(little.unet), weakref.ref(little.network)
     del little

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..data.buckets import LATENT_CELL_PX
 from ..errors import BadInput, Problem
-from ..events import Notice, Sink
+from ..events import Notice, PhaseStarted, Sink
 
 BACKEND = "inductor"
 PARTS: tuple[type[nn.Module], ...] = (BasicTransformerBlock, ResnetBlock2D)
@@ -72,6 +72,7 @@ def compiled(
     trained: Sequence[Tensor],
     *,
     batches: int,
+    phase: PhaseStarted,
     sink: Sink,
     off_the_clock: Clock,
 ) -> Iterator[None]:
@@ -82,7 +83,8 @@ def compiled(
     Args:
         trained: the weights inside the UNet that a gradient is wanted for.
         batches: how many are to come.
-        off_the_clock: stops the training's clock while the trial is made.
+        phase: what a trial comes in between.
+        off_the_clock: stops the training's clock while a trial is made.
 
     Raises:
         BadInput: torch cannot compile here; at the first pass, too.
@@ -90,7 +92,7 @@ def compiled(
     import torch._dynamo
 
     parts = [part for part in unet.modules() if isinstance(part, PARTS)]
-    trial = _Trial(trained, batches, sink, off_the_clock)
+    trial = _Trial(trained, batches, phase, sink, off_the_clock)
     try:
         for part in parts:
             part.forward = trial.either(part.forward)
@@ -119,10 +121,16 @@ class _Trial:
     forward: Forward
 
     def __init__(
-        self, trained: Sequence[Tensor], batches: int, sink: Sink, off_the_clock: Clock
+        self,
+        trained: Sequence[Tensor],
+        batches: int,
+        phase: PhaseStarted,
+        sink: Sink,
+        off_the_clock: Clock,
     ) -> None:
         self._trained = tuple(trained)
         self._batches = batches
+        self._phase = phase
         self._sink = sink
         self._off_the_clock = off_the_clock
         self._compiles = False
@@ -149,12 +157,14 @@ class _Trial:
         """The UNet's answer."""
         if torch.is_grad_enabled() and (latents.shape, context.shape) not in self._known:
             with self._off_the_clock():
-                self._try(latents, timesteps, context, **options)
+                self._sink(PhaseStarted("Compiling the model"))
+                self._sink(Notice(self._try(latents, timesteps, context, **options)))
+                self._sink(self._phase)
         answer: tuple[Tensor, ...] = self.forward(latents, timesteps, context, **options)
         return answer
 
-    def _try(self, latents: Tensor, timesteps: Tensor, context: Tensor, **options: Any) -> None:
-        """Compiles for pictures and prompts of this size, and tells what came of it.
+    def _try(self, latents: Tensor, timesteps: Tensor, context: Tensor, **options: Any) -> str:
+        """Compiles for pictures and prompts of this size; what came of it, for the user.
 
         Raises:
             BadInput: torch refuses, or what it made computes something else.
@@ -164,24 +174,20 @@ class _Trial:
             self._compiles = compiles
             return self._pass(latents, timesteps, context, **options)
 
-        is_first, before = not self._known, _graphs()
+        is_first = not self._known
         self._known.add((latents.shape, context.shape))
-        if is_first:
-            self._sink(Notice("Compiling the model; that can take many minutes"))
         plain = run(compiles=False)
         with _answered():
             compiling = run(compiles=True)
         _check_alike(plain, compiling)
-        if is_first:
-            # in turns, so that what else the machine does is the same for both
-            times = [[run(compiles=on).seconds for on in (False, True)] for _ in range(TRIALS)]
-            plain_s, fast_s = map(min, zip(*times, strict=True))
-            spent_s = compiling.seconds - fast_s
-            self._sink(Notice(verdict(spent_s, plain_s, fast_s, self._batches)))
-        elif _graphs() > before:
+        if not is_first:
             height, width = (side * LATENT_CELL_PX for side in latents.shape[-2:])
             size = f"{len(latents)} x {height} x {width} px and {context.shape[1]} tokens"
-            self._sink(Notice(f"Compiled for {size}, too, in {compiling.seconds:.0f} s"))
+            return f"Compiled for {size}, too, in {compiling.seconds:.0f} s"
+        # in turns, so that what else the machine does is the same for both
+        times = [[run(compiles=on).seconds for on in (False, True)] for _ in range(TRIALS)]
+        plain_s, fast_s = map(min, zip(*times, strict=True))
+        return verdict(compiling.seconds - fast_s, plain_s, fast_s, self._batches)
 
     def _pass(self, latents: Tensor, timesteps: Tensor, context: Tensor, **options: Any) -> _Pass:
         began = time.perf_counter()
@@ -250,10 +256,3 @@ def _refusal(error: Exception) -> Problem:
     reason = reasons[0][:200].rstrip(". ") if reasons else type(error).__name__
     what = f"does not work here ({reason})"
     return Problem("torch_compile", what, OFF)
-
-
-def _graphs() -> int:
-    """How many pieces of the model torch has compiled so far."""
-    from torch._dynamo.utils import counters
-
-    return int(counters["stats"]["unique_graphs"])

@@ -212,9 +212,10 @@ class Session:
 
         loss = self._own_share(network, loss_of_next_batch, loop, order)
         after_step = self._after_step(network, loop, data, saving, helpers)
-        self.sink(PhaseStarted(title, self.settings[TrainingSettings].steps))
+        phase = PhaseStarted(title, self.settings[TrainingSettings].steps)
+        self.sink(phase)
         self.spare_memory()
-        with self.training_mode(), self._compiled(network, loop):
+        with self.training_mode(), self._compiled(network, loop, phase):
             outcome = loop.run(loss, control=self.control, sink=self.sink, after_step=after_step)
         if outcome.steps == 0:
             raise Stopped
@@ -327,7 +328,9 @@ class Session:
         model = self.model
         model.set_aside(model.vae, *(() if self.trains_text_encoder else model.text_encoders))
 
-    def _compiled(self, network: Network, loop: Loop) -> AbstractContextManager[None]:
+    def _compiled(
+        self, network: Network, loop: Loop, phase: PhaseStarted
+    ) -> AbstractContextManager[None]:
         """The UNet compiled for the length of a `with` block, if that is set."""
         training = loop.training
         if not training.torch_compile:
@@ -336,6 +339,7 @@ class Session:
             self.model.unet,
             network.unet_parameters(),
             batches=(training.steps - loop.step) * loop.own_batches,
+            phase=phase,
             sink=self.sink,
             off_the_clock=loop.off_the_clock,
         )
