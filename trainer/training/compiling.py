@@ -207,8 +207,8 @@ def _check_alike(plain: _Pass, fast: _Pass) -> None:
     length = math.hypot(*(float(one.norm()) for one in plain.gradients))
     most = ROUNDING if plain.dtype is torch.float32 else ROUNDING_OF_HALF
     if math.isfinite(length) and not apart <= most * length:
-        torch_now = f"torch {torch.__version__}"
-        what = f"changes what is computed here: {torch_now} errs by {apart / length:.0%}"
+        share = apart / length if length else math.inf
+        what = f"changes what is computed here: torch {torch.__version__} errs by {share:.0%}"
         raise BadInput([Problem("torch_compile", what, OFF)])
 
 
