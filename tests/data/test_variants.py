@@ -115,3 +115,18 @@ def test_what_is_drawn_follows_from_seed_and_place() -> None:
     assert course(1) == course(1)
     assert course(1) != course(2)
     assert len(set(course(1))) == 4, "each place has its own"
+
+
+@pytest.mark.parametrize(
+    ("caption", "most"),
+    [
+        (" ".join(["{a|b}"] * 3000), 4),
+        ("{" + "|".join("a" * 9000) + "}", 1),
+        ("a {b|c|d} {e|f}", 9),
+    ],
+)
+def test_no_more_readings_are_made_than_words_need(caption, most):
+    found = CaptionVariants(CaptionSettings(wildcards=True)).readings(caption)
+    assert len(found) <= most
+    words = set(caption.replace("{", "|").replace("}", "|").replace(" ", "").split("|")) - {""}
+    assert {word for text in found for word in text.split()} == words

@@ -90,7 +90,7 @@ class CaptionVariants:
         worded = (
             _worded(line, partial(_in_turn, number))
             for line in _lines(own)
-            for number in range(line.count("|") + 1)
+            for number in range(_turns(line))
         )
         read = (self.plain(with_trigger(trigger, text), bare=bare) for text in worded)
         return tuple(dict.fromkeys(read))
@@ -172,9 +172,25 @@ def _worded(line: str, choose: Choose) -> str:
     return line.replace(_OPEN, "{").replace(_CLOSE, "}")
 
 
+def _turns(line: str) -> int:
+    """In how many readings of a line each word has its turn: as many as the widest choice has.
+
+    Of choices within choices, that many times as many; never more than there are words.
+    """
+    widths = [1]
+
+    def choose(items: Sequence[str]) -> str:
+        widths.append(len(set(items)))
+        return items[0]
+
+    _worded(line, choose)
+    return min(max(widths) ** 2, line.count("|") + 1)
+
+
 def _one_of(items: Sequence[str], draw: random.Random) -> str:
     return items[int(draw.random() * len(items))]
 
 
 def _in_turn(number: int, items: Sequence[str]) -> str:
-    return items[number % len(items)]
+    each = list(dict.fromkeys(items))
+    return each[number % len(each)]
