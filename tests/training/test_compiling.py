@@ -96,22 +96,19 @@ def notices(told: list[Event]) -> list[str]:
     ("changes", "rounding"),
     [
         ({**ALL_TWICE, "blocks": "BASE,IN01,OUT05", "base_precision": "int8"}, 1e-3),
-        ({"blocks": "BASE", "base_precision": "bf16"}, 1e-2),
+        ({"blocks": "BASE"}, 1e-3),
+        ({"base_precision": "bf16"}, 1e-2),
     ],
 )
 @pytest.mark.usefixtures("quick")
 def test_a_job_trains_the_same(changes: dict[str, object], rounding: float, train: Train) -> None:
     plain, fast = train(**changes), train(**changes, torch_compile=True)
     assert losses(fast) == pytest.approx(losses(plain), rel=rounding)
+    still = losses(train(**{**changes, "learning_rate": 1e-9}))
+    assert losses(plain) != pytest.approx(still, rel=2 * rounding), "what is learnt shows"
     assert phases(fast) == [*phases(plain), "Compiling the model", "Training"]
     (told,) = (text for text in notices(fast) if text not in notices(plain))
     assert told.startswith("Compiled in ")
-
-
-@pytest.mark.usefixtures("quick")
-def test_the_learning_shows_in_the_losses_above(train: Train) -> None:
-    plain, other = losses(train()), losses(train(learning_rate=1e-9))
-    assert abs(plain[-1] / other[-1] - 1) > 0.02
 
 
 @pytest.mark.usefixtures("quick")

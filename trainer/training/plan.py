@@ -111,9 +111,7 @@ def make_plan(
         if not problems:
             collect(lambda rates=rates: try_out(rates, steps))  # type: ignore[misc]
         warnings += warnings_of(rates)
-    if any(one[TrainingSettings].torch_compile for one in settings.passes()):
-        problems += filter(None, [obstacle()])
-    problems += long_prompts(settings)
+    problems += [*_obstacles(settings), *long_prompts(settings)]
     pictures = find_pictures(settings, decode_pictures, problems, warnings)
     samples = pictures.views
     per_epoch = steps_per_epoch(last[TrainingSettings], samples, paired=bool(pictures.pairs))
@@ -139,6 +137,13 @@ def make_plan(
         blocks=model.family.blocks,
         estimated_mb=max(peak_mb(one, model, tuple(frames)) for one in settings.passes()),
     )
+
+
+def _obstacles(settings: JobSettings) -> Iterator[Problem]:
+    """What is asked of torch that it cannot do here."""
+    compiles = any(one[TrainingSettings].torch_compile for one in settings.passes())
+    if compiles and (problem := obstacle()) is not None:
+        yield problem
 
 
 def _unfit(settings: JobSettings, family: Family) -> Iterator[str]:
