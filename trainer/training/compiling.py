@@ -4,8 +4,9 @@ torch.compile joins many small operations into few large ones.  That takes from 
 minutes, and what a batch gains by it differs from machine to machine: nothing but a trial tells
 after how many batches it has paid, and whether it still computes the same.
 
-Blocks, because many are alike and compiled once from torch 2.5 on.  The UNet as a whole took many
-times as long.
+Blocks, because many are alike and compiled once from torch 2.5 on.  The UNet as a whole took six
+times as long, 220 s instead of 35 on the embedded checkpoint, and a step then 0.71 of the plain one
+instead of 0.94.
 """
 
 from __future__ import annotations
