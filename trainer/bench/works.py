@@ -64,6 +64,13 @@ WORKS: dict[str, Work] = {
             when_named=True,
         ),
         Work(
+            "lora-compiled-whole",
+            "LoRA, compiled as a whole",
+            values={"torch_compile": True, "compiled_parts": "whole"},
+            against="lora",
+            when_named=True,
+        ),
+        Work(
             "ileco",
             "iLECO",
             "ileco",

@@ -338,6 +338,7 @@ class Session:
         return compiled(
             self.model.unet,
             network.unet_parameters(),
+            parts=training.compiled_parts,
             batches=(training.steps - loop.step) * loop.own_batches,
             phase=phase,
             sink=self.sink,

@@ -62,10 +62,17 @@ class TrainingSettings:
     torch_compile: bool = parameter(
         False,
         title="Compile",
-        help="Let torch turn the model's blocks into faster code before the first step: for long"
-        " trainings, as it takes minutes in which no picture is drawn, and again for other sizes of"
-        " pictures. The training then says after how many batches that has paid on your machine. It"
-        " needs torch 2.3, and on a GPU triton, on a CPU a C++ compiler.",
+        help="Let torch turn the model into faster code before the first step: for long trainings,"
+        " as it takes minutes in which no picture is drawn, and again for other sizes of pictures."
+        " The training then says after how many batches that has paid on your machine. It needs"
+        " torch 2.3, and on a GPU triton, on a CPU a C++ compiler.",
+    )
+    compiled_parts: str = parameter(
+        "blocks",
+        choices=("blocks", "whole"),
+        only_with=("torch_compile",),
+        help="What is made faster. blocks: each block of the model by itself. whole: all of it at"
+        " once, which takes several times as long before the first step, and may be faster after.",
     )
     seed: int = parameter(
         -1,
