@@ -237,17 +237,24 @@ def test_no_block_lies_transposed_inside_a_whole(monkeypatch: pytest.MonkeyPatch
     assert straight[True] == {True}
 
 
-@pytest.mark.parametrize("factor", [1.1, math.nan])
+@pytest.mark.parametrize(
+    ("factor", "parts", "cure"),
+    [(1.1, "blocks", "switch it off"), (math.nan, "whole", "set compiled_parts to blocks; or ")],
+)
 def test_wrong_gradients_are_noticed(
-    factor: float, train: Train, monkeypatch: pytest.MonkeyPatch
+    factor: float, parts: str, cure: str, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(plain: Callable[..., Tensor], **_: Any) -> Callable[..., Tensor]:
-        return lambda *inputs, **options: factor * plain(*inputs, **options)
+    def wrong(plain: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        def forward(*inputs: Any, **options: Any) -> Any:
+            answer = plain(*inputs, **options)  # of the UNet, a tuple
+            return (factor * answer[0],) if parts == "whole" else factor * answer
+
+        return forward
 
     monkeypatch.setattr(torch, "compile", wrong)
     with pytest.raises(BadInput, match="torch_compile: changes what is computed here") as caught:
-        train(torch_compile=True)
-    assert caught.value.problems[0].cure.startswith("switch it off")
+        train(torch_compile=True, compiled_parts=parts)
+    assert caught.value.problems[0].cure.startswith(cure)
 
 
 def test_a_machine_that_cannot_compile_is_told_of(

@@ -72,7 +72,7 @@ class TrainingSettings:
         choices=("blocks", "whole"),
         only_with=("torch_compile",),
         help="What is made faster. blocks: each block of the model by itself. whole: all of it at"
-        " once, which takes several times as long before the first step, and may be faster after.",
+        " once, which takes up to twice as long before the first step, and gains more after it.",
     )
     seed: int = parameter(
         -1,
