@@ -40,6 +40,7 @@ def same_weights(module: Module, instead: Mapping[int, object] | None = None) ->
     for part in copied.modules():
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()
+        vars(part).pop("forward", None)
     return copied
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from .dropout import Mask
 from .targets import Layer
+
+LayerForward = Callable[[Tensor], Tensor]
+"""From x [..., in] to [..., out]."""
 
 
 class MisfitError(ValueError):
@@ -77,9 +80,17 @@ class Adapter(nn.Module, ABC):
 
     def hook(self, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Forward hook: the layer's output with the addition."""
-        if self.multiplier == 0.0 or (self.mask and self.mask.whole):
-            return output
-        return self.forward(inputs[0], output)
+        return output if self.rests else self.forward(inputs[0], output)
+
+    def beside(self, layer: Layer) -> LayerForward | None:
+        """The layer's forward pass with the addition in one step; None where a hook has to do."""
+        del layer
+        return None
+
+    @property
+    def rests(self) -> bool:
+        """Whether it adds nothing now."""
+        return self.multiplier == 0.0 or (self.mask is not None and self.mask.whole)
 
     @abstractmethod
     def forward(self, x: Tensor, output: Tensor) -> Tensor:

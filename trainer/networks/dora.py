@@ -56,6 +56,9 @@ class Dora(Lora):
         output = output + F.linear(x * turn, self.base_weight.to(dtype))
         return add_product(output, low, self.up.to(dtype), self.factor)
 
+    def beside(self, layer: Layer) -> None:
+        """See `Adapter.beside`: none, because it needs W for another x as well."""
+
     def weights(self) -> dict[str, nn.Parameter]:
         return {DOWN: self.down, UP: self.up, MAGNITUDE: self.magnitude}
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .adapter import (
     Adapter,
+    LayerForward,
     Size,
     alpha_of,
     fill,
@@ -22,6 +23,7 @@ from .adapter import (
     require,
     zeros,
 )
+from .fused import LinearWithLora
 from .targets import Layer
 
 DOWN, UP = "lora_down.weight", "lora_up.weight"
@@ -50,6 +52,22 @@ class Lora(Adapter):
         if self.mask:
             low = self.mask.thin_ranks(self.mask.thin(low))
         return add_product(output, low, self.up.to(dtype), self.factor)
+
+    def beside(self, layer: Layer) -> LayerForward | None:
+        """See `Adapter.beside`: for a Linear whose weight is frozen."""
+        if not isinstance(layer, nn.Linear) or layer.weight.requires_grad:
+            return None
+        plain: LayerForward = layer.forward
+
+        def forward(x: Tensor) -> Tensor:
+            if self.rests:
+                return plain(x)
+            if self.mask:
+                return self.forward(x, plain(x))
+            output: Tensor = LinearWithLora.apply(x, self.down, self.up, layer, self.factor)
+            return output
+
+        return forward
 
     def weights(self) -> dict[str, nn.Parameter]:
         return {DOWN: self.down, UP: self.up}

@@ -1,4 +1,4 @@
-"""A network: one adapter for each target, attached to a model by forward hooks."""
+"""A network: one adapter for each target, attached to a model while it is used."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from .adapter import Adapter, convolves
 from .dropout import NO_DROPOUT, Dropout, Mask
@@ -23,6 +22,20 @@ from .targets import Target
 
 log = logging.getLogger(__name__)
 Number = TypeVar("Number", int, float)
+
+
+class _Handle(Protocol):
+    def remove(self) -> None: ...
+
+
+class _OwnForward:
+    """A layer's forward pass that takes the place of its class's."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer = layer
+
+    def remove(self) -> None:
+        del self._layer.forward
 
 
 class Network(nn.Module):
@@ -68,8 +81,11 @@ class Network(nn.Module):
         if len(self.adapters) != len(self.targets):
             raise ValueError("two targets have the same name")
         self.dropout = dropout
+        self.fuses = True
+        """Whether an adapter may compute in one step with its layer; torch.compile sees through
+        hooks alone."""
         self._multiplier = 1.0
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[_Handle] = []
 
     # Attaching
 
@@ -86,9 +102,7 @@ class Network(nn.Module):
         """
         if self.attached:
             raise RuntimeError("the network is attached already")
-        for target in self.targets:
-            hook = self._adapter(target).hook
-            self._handles.append(target.module.register_forward_hook(hook))
+        self._handles = [self._attached_to(target) for target in self.targets]
 
     def detach(self) -> None:
         """Leave the model as it was before `attach`; does nothing when not attached."""
@@ -246,6 +260,15 @@ class Network(nn.Module):
         )
 
     # Within
+
+    def _attached_to(self, target: Target) -> _Handle:
+        adapter, layer = self._adapter(target), target.module
+        taken = not self.fuses or "forward" in vars(layer)  # by another network
+        forward = None if taken else adapter.beside(layer)
+        if forward is None:
+            return layer.register_forward_hook(adapter.hook)
+        layer.forward = forward  # type: ignore[method-assign, assignment]
+        return _OwnForward(layer)
 
     def _adapter(self, target: Target) -> Adapter:
         return cast(Adapter, self.adapters[target.name])

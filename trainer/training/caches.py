@@ -82,4 +82,4 @@ class Caches:
 
 def _hooked(model: nn.Module) -> bool:
     """Whether something computes along with the model, as an attached network does."""
-    return any(module._forward_hooks for module in model.modules())
+    return any(one._forward_hooks or "forward" in vars(one) for one in model.modules())

@@ -170,6 +170,7 @@ class Session:
             device=model.device,
             generator=torch.Generator().manual_seed(self.seed + next(self._networks)),
         )
+        network.fuses = not self.settings[TrainingSettings].torch_compile
         source = wanted.resume_from if file is None else file
         if source:
             path = kohya.find(source, self.host.output_dir)
