@@ -120,7 +120,7 @@ def alike(losses: Callable[..., Losses], waited: list[Counter[str]]) -> Callable
         waited.clear()
         with pretended.pretended_device():
             found = losses(method, pretended.DEVICE, **changes)
-        assert found == pytest.approx(expected, rel=within, abs=1e-6)  # some are all but 0
+        assert found == pytest.approx(expected, rel=within, abs=1e-5)  # some are all but 0
         assert waited
         assert not any(waited)
 
