@@ -28,6 +28,8 @@ from .targets import Layer
 
 DOWN, UP = "lora_down.weight", "lora_up.weight"
 TENSOR_NAMES = (DOWN, UP)
+CAN_FUSE = hasattr(torch, "float8_e4m3fn")
+"""torch has it from 2.1 on; 2.0, which the webui 1.7 brings, fails at gradient checkpointing."""
 
 
 class Lora(Adapter):
@@ -55,7 +57,7 @@ class Lora(Adapter):
 
     def beside(self, layer: Layer) -> LayerForward | None:
         """See `Adapter.beside`: for a Linear whose weight is frozen."""
-        if not isinstance(layer, nn.Linear) or layer.weight.requires_grad:
+        if not isinstance(layer, nn.Linear) or layer.weight.requires_grad or not CAN_FUSE:
             return None
         plain: LayerForward = layer.forward
 
